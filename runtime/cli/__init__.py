@@ -1,0 +1,1 @@
+"""The command `teal`: thin. Commands return data, `render` draws it, `--json` prints it as it is."""

@@ -1,0 +1,105 @@
+"""Commands over the platform: up, down, status, doctor, monitor, submit, demo."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from runtime.cli import render
+from runtime.cli.context import Output, open_session, progress_bar, read_config, saved_config_path
+from runtime.config.compose import save_config
+from runtime.core.errors import TealError
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Overrides = Annotated[list[str] | None, typer.Argument(help="Hydra overrides: group=choice, group.key=value.")]
+
+
+def register(app: typer.Typer) -> None:
+    app.command()(up)
+    app.command()(down)
+    app.command()(status)
+    app.command()(doctor)
+    app.command(context_settings={"ignore_unknown_options": True})(submit)
+    app.command()(demo)
+    monitor = typer.Typer(help="What the monitoring actor sees.", no_args_is_help=True)
+    monitor.command("status")(monitor_status)
+    monitor.command("drift")(monitor_drift)
+    app.add_typer(monitor, name="monitor")
+
+
+def up(overrides: Overrides = None, is_json: Json = False) -> None:
+    """Start Ray, the control store, the edge and the monitor; a second `up` changes nothing."""
+    from runtime.pipeline.platform import start_platform
+
+    config = read_config(overrides or [])
+    with progress_bar() as progress:
+        platform = start_platform(config, progress)
+    save_config(config, saved_config_path())
+    Output(is_json).show(platform, lambda: render.platform(platform))
+
+
+def down(is_json: Json = False) -> None:
+    """Stop everything that `up` started; state on disk stays."""
+    from runtime.pipeline.platform import stop_platform
+
+    stopped = stop_platform(read_config())
+    Output(is_json).show({"stopped": stopped}, lambda: "stopped" if stopped else "nothing was running")
+
+
+def status(is_json: Json = False) -> None:
+    """What is running, which slot holds what, who gets which share."""
+    from runtime.pipeline.platform import read_status
+
+    platform = read_status(read_config())
+    Output(is_json).show(platform, lambda: render.status(platform))
+
+
+def doctor(overrides: Overrides = None, is_json: Json = False) -> None:
+    """Examine this machine and say how to mend what is wrong. Exit code 1 if something is an error."""
+    from runtime.cluster.doctor import examine
+
+    findings = examine(read_config(overrides or []))
+    Output(is_json).show(findings, lambda: render.finding_table(findings))
+    if any(finding.status == "error" for finding in findings):
+        raise TealError("the doctor found errors; each line says how to mend it")
+
+
+def submit(job: str, overrides: Overrides = None) -> None:
+    """Run a file of jobs/ on the cluster through the Ray Jobs API and follow its output."""
+    from runtime.cluster.jobs import submit as submit_job
+
+    result = submit_job(read_config(), job, overrides or [], on_log=lambda text: typer.echo(text, nl=False))
+    if result.exit_code != 0:
+        raise typer.Exit(result.exit_code)
+
+
+def monitor_status(is_json: Json = False) -> None:
+    """Counts, latency and the features that moved most, by slot and model version."""
+    from runtime.pipeline.steps import monitor_status as read_monitor
+
+    with open_session(read_config()) as session:
+        state = read_monitor(session)
+    Output(is_json).show(state, lambda: render.monitor_tables(state))
+
+
+def monitor_drift(is_json: Json = False) -> None:
+    """How far each feature's distribution is from the training rows of the model that answers, by slot."""
+    from runtime.pipeline.steps import monitor_status as read_monitor
+
+    with open_session(read_config()) as session:
+        state = read_monitor(session)
+    Output(is_json).show(state, lambda: render.drift_table(state))
+
+
+def demo(
+    directory: Annotated[Path, typer.Option("--out", help="Where report.html and summary.json go.")] = Path("demo"),
+    keep: Annotated[bool, typer.Option("--keep", help="Leave the platform running to look around.")] = False,
+    is_json: Json = False,
+) -> None:
+    """The whole loop on a year of real flights: train, serve, decay, retrain, ship, refuse, break, roll back."""
+    from runtime.cli.demo_screen import DemoScreen
+    from runtime.pipeline.demo import run_demo
+
+    with DemoScreen(is_json) as screen:
+        summary = run_demo(directory.resolve(), screen, keep=keep)
+    Output(is_json).show(summary, lambda: render.demo_table(summary, directory.resolve()))

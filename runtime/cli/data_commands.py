@@ -1,0 +1,45 @@
+"""Commands over data: prepare a version, list versions, follow a prediction back to its sources."""
+
+from typing import Annotated
+
+import typer
+
+from runtime.cli import render
+from runtime.cli.context import Output, open_session, read_config
+from runtime.store.control import ControlStore
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Overrides = Annotated[list[str] | None, typer.Argument(help="Hydra overrides: group=choice, group.key=value.")]
+
+
+def register(app: typer.Typer) -> None:
+    app.command()(prepare)
+    app.command()(trace)
+    data = typer.Typer(help="Versioned tables.", no_args_is_help=True)
+    data.command("list")(list_versions)
+    data.callback()(lambda: None)
+    app.add_typer(data, name="data")
+
+
+def prepare(overrides: Overrides = None, is_json: Json = False) -> None:
+    """Write one version of a table: read, join, check against the contract, commit with lineage and profile."""
+    from runtime.pipeline.steps import prepare_data
+
+    with open_session(read_config(overrides or [])) as session:
+        prepared = prepare_data(session)
+    Output(is_json).show(prepared, lambda: render.prepared(prepared.version, prepared.is_new))
+
+
+def list_versions(is_json: Json = False) -> None:
+    """Every committed version of every table."""
+    versions = ControlStore(read_config().paths.control).data_versions()
+    Output(is_json).show(versions, lambda: render.data_table(versions))
+
+
+def trace(prediction_id: str, is_json: Json = False) -> None:
+    """From a prediction's id to its model, run, configuration, data version and source files."""
+    from runtime.pipeline.trace import trace_prediction
+
+    config = read_config()
+    lineage = trace_prediction(config, ControlStore(config.paths.control), prediction_id)
+    Output(is_json).show(lineage, lambda: render.trace_tree(lineage))

@@ -1,0 +1,276 @@
+"""Values drawn for a terminal. Nothing here computes or asks."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+from rich.tree import Tree
+
+from runtime.store.records import SLOTS, DataVersion, EndpointState, ModelVersion, Transition
+
+if TYPE_CHECKING:
+    from runtime.cluster.doctor import Finding
+    from runtime.governance.gate import GateReport
+    from runtime.pipeline.platform import PlatformStatus
+    from runtime.pipeline.steps import Deployed
+    from runtime.pipeline.summary import DemoSummary
+    from runtime.pipeline.trace import PredictionTrace
+    from runtime.rollout.operations import Moved
+    from runtime.training.sweep import SweepResult
+
+BAR_WIDTH = 30
+SLOT_STYLE = {"blue": "blue", "green": "green"}
+
+
+def share_bar(state: EndpointState) -> Text:
+    """The split as a bar of both slots' colours."""
+    num_green = round(state.green_share / 10_000 * BAR_WIDTH)
+    return Text("█" * (BAR_WIDTH - num_green), style="blue") + Text("█" * num_green, style="green")
+
+
+def endpoint_table(states: Sequence[EndpointState]) -> Table:
+    table = Table("endpoint", "generation", "slot", "role", "model", "share", "split", box=None)
+    for state in states:
+        for slot in SLOTS:
+            model = state.slot(slot).model
+            role = "primary" if slot == state.primary else "canary"
+            is_first = slot == SLOTS[0]
+            table.add_row(
+                state.name if is_first else "",
+                str(state.generation) if is_first else "",
+                Text(slot, style=SLOT_STYLE[slot]),
+                role if model else "-",
+                model.label if model else "empty",
+                f"{state.slot_share(slot) / 100:g} %" if model else "-",
+                share_bar(state) if is_first else "",
+            )
+    return table
+
+
+def moved(moved: "Moved") -> RenderableType:
+    seconds = moved.acknowledged_s
+    note = "nothing to change" if seconds is None else f"applied by every edge in {seconds * 1000:.0f} ms"
+    return Group(endpoint_table([moved.endpoint]), Text(note, style="dim"))
+
+
+def platform(status: "PlatformStatus") -> RenderableType:
+    first = "started" if status.is_new else "already running; nothing was changed"
+    table = Table(show_header=False, box=None)
+    table.add_row("edge", status.edge_url)
+    table.add_row("Ray dashboard", status.dashboard_url)
+    table.add_row("metrics", status.metrics_url)
+    parts: list[RenderableType] = [Text(first, style="bold"), table]
+    if status.endpoints:
+        parts.append(endpoint_table(status.endpoints))
+    return Group(*parts)
+
+
+def status(status: "PlatformStatus") -> RenderableType:
+    if not status.is_running:
+        parts: list[RenderableType] = [Text("nothing is running; `teal up` starts it", style="bold")]
+        if status.endpoints:
+            parts += [Text("desired:"), endpoint_table(status.endpoints)]
+        return Group(*parts)
+    table = Table(show_header=False, box=None)
+    table.add_row("edge", status.edge_url, _edge_text(status.edge))
+    table.add_row("Ray dashboard", status.dashboard_url)
+    table.add_row("metrics", status.metrics_url)
+    if not status.endpoints:
+        return Group(table, Text("no endpoint yet; `teal deploy` makes one"))
+    return Group(table, endpoint_table(status.endpoints), *(monitor_tables(status.monitor) if status.monitor else ()))
+
+
+def _edge_text(edge: dict[str, Any] | None) -> str:
+    return "not answering" if edge is None else f"applies {edge.get('generations', {})}"
+
+
+def transition_table(transitions: Sequence[Transition]) -> Table:
+    table = Table("#", "at", "who", "endpoint", "generation", "action", "detail", box=None)
+    for row in transitions:
+        action = Text(row.action + (" (forced)" if row.forced else ""), style="red" if row.forced else "")
+        detail = ", ".join(f"{key} {value}" for key, value in row.detail.items() if value != "" and "sha256" not in key)
+        table.add_row(str(row.sequence), row.at[:19], row.actor, row.endpoint, str(row.generation), action, detail)
+    return table
+
+
+def prepared(version: DataVersion, is_new: bool) -> RenderableType:
+    first = f"{version.label} written" if is_new else f"{version.label} has the same inputs; nothing was written"
+    return Group(Text(first, style="bold"), data_table([version]))
+
+
+def data_table(versions: Sequence[DataVersion]) -> Table:
+    table = Table("version", "rows", "window", "fingerprint", "made", "at", box=None)
+    for version in versions:
+        window = version.lineage["config"]
+        since, until = window["since"] or "start", window["until"] or "end"
+        table.add_row(
+            version.label,
+            f"{version.num_rows:,}",
+            f"{since} .. {until}",
+            version.fingerprint[:12],
+            version.created_at[:19],
+            version.uri,
+        )
+    return table
+
+
+def candidate_table(result: "SweepResult") -> Table:
+    table = Table("run", "family", "AUC", "log loss", "settings", box=None, title=f"sweep {result.run_id}")
+    for candidate in sorted(result.candidates, key=lambda item: item.metrics["log_loss"]):
+        is_best = candidate.run_id == result.best.run_id
+        settings = ", ".join(f"{key}={value}" for key, value in candidate.arguments.items())
+        table.add_row(
+            candidate.run_id,
+            candidate.family,
+            f"{candidate.metrics['auc']:.4f}",
+            f"{candidate.metrics['log_loss']:.4f}",
+            settings,
+            style="bold" if is_best else "",
+        )
+    return table
+
+
+def gate_report(report: "GateReport") -> RenderableType:
+    comparison = report.comparison
+    table = Table("metric", "candidate", "champion", "difference", "bound of the improvement", "margin", box=None)
+    for metric in comparison.metrics:
+        table.add_row(
+            metric.metric,
+            f"{metric.candidate:.4f}",
+            f"{metric.champion:.4f}",
+            f"{metric.difference:+.4f}",
+            f"{metric.lower:+.4f} .. {metric.upper:+.4f}",
+            "-" if metric.margin is None else f"{metric.margin:g}",
+        )
+    champion = "base rate" if comparison.is_base_rate else "champion"
+    title = Text(
+        f"{report.verdict}: {comparison.num_rows:,} rows in {comparison.num_clusters} groups against the {champion}, "
+        f"{comparison.confidence:.1%} bounds, seed {comparison.seed}, this holdout gated {report.num_previous_gates} "
+        "times before",
+        style="green" if report.verdict == "Passed" else "red",
+    )
+    return Group(title, table, *(Text(f"· {reason}") for reason in report.reasons))
+
+
+def deployed(deployed: "Deployed") -> str:
+    role = "the primary" if deployed.is_primary else "the canary; `teal shift 10` gives it traffic"
+    done = "deployed" if deployed.is_new else "already deployed; nothing was changed"
+    return f"{deployed.model.label} in slot {deployed.slot}, {role}: {done}"
+
+
+def model_table(models: Sequence[ModelVersion]) -> Table:
+    table = Table("model", "gate", "family", "data", "run", "bundle", box=None)
+    for model in models:
+        gate = model.lineage.get("gate", {})
+        verdict = gate.get("verdict", "-") + (f", forced by {gate['forced_by']}" if gate.get("forced_by") else "")
+        lineage = model.lineage
+        table.add_row(
+            model.label,
+            verdict,
+            str(lineage.get("family", "-")),
+            str(lineage.get("data_version", "-")),
+            model.run_id[:12],
+            model.bundle_sha256[:12],
+        )
+    return table
+
+
+def finding_table(findings: Sequence["Finding"]) -> Table:
+    style = {"ok": "green", "warning": "yellow", "error": "red"}
+    table = Table("check", "status", "found", "how to mend it", box=None)
+    for finding in findings:
+        table.add_row(finding.name, Text(finding.status, style=style[finding.status]), finding.detail, finding.remedy)
+    return table
+
+
+def trace_tree(lineage: "PredictionTrace") -> Tree:
+    """Prediction, model, run, configuration, data version, sources: one level each."""
+    first = lineage.rows[0]
+    tree = Tree(f"prediction {lineage.prediction_id} ({len(lineage.rows)} rows, {first['at']}, slot {first['slot']})")
+    tree.add(f"score {first['score']:.6f} for {_features(first)}")
+    model = tree.add(f"model {lineage.model.label}, bundle sha256 {lineage.model.bundle_sha256}")
+    model.add(f"run {lineage.model.run_id}")
+    for name in ("config_sha256", "code", "gate"):
+        model.add(f"{name} {lineage.model.lineage.get(name, '-')}")
+    data = model.add(f"data {lineage.data.label}, {lineage.data.num_rows:,} rows, {lineage.data.fingerprint}")
+    data.add(f"configuration sha256 {lineage.data.lineage['inputs']['config_sha256']}")
+    sources = data.add("sources")
+    for name, source in (lineage.data.lineage["sources"]).items():
+        sources.add(f"{name}: {source}")
+    return tree
+
+
+LOGGED_ABOUT_REQUEST = {
+    "prediction_id", "row", "at", "started_at", "slot", "generation", "model_name", "model_version", "data_version",
+    "request_id", "score", "latency_ms",
+}  # fmt: skip
+
+
+def _features(row: dict[str, Any]) -> str:
+    return ", ".join(f"{name}={value}" for name, value in row.items() if name not in LOGGED_ABOUT_REQUEST)
+
+
+def monitor_tables(state: dict[str, Any]) -> list[RenderableType]:
+    """One table: a row for each endpoint, slot and model version."""
+    table = Table("endpoint", "slot", "model", "requests", "rows", "errors", "p50", "p95", "moved most (PSI)", box=None)
+    for entry in state.get("entries", []):
+        latency = entry.get("latency_ms", {})
+        moved_most = sorted(entry.get("psi", {}).items(), key=lambda item: -item[1])[:3]
+        table.add_row(
+            entry["endpoint"],
+            Text(entry["slot"], style=SLOT_STYLE.get(entry["slot"], "")),
+            str(entry["model_version"]),
+            f"{entry['requests']:,}",
+            f"{entry['rows']:,}",
+            f"{entry['errors']:,}",
+            _milliseconds(latency.get("p50")),
+            _milliseconds(latency.get("p95")),
+            ", ".join(f"{name} {value:.2f}" for name, value in moved_most),
+        )
+    return [table]
+
+
+def drift_table(state: dict[str, Any]) -> Table:
+    """Every feature's PSI against the training rows; an effect size, not a test."""
+    entries = state.get("entries", [])
+    names = [f"{entry['endpoint']} {entry['slot']} v{entry['model_version']}" for entry in entries]
+    table = Table("feature", *names, box=None)
+    features = sorted({name for entry in entries for name in entry.get("psi", {})})
+    for feature in features:
+        values = [entry.get("psi", {}).get(feature) for entry in entries]
+        table.add_row(feature, *("-" if value is None else f"{value:.3f}" for value in values))
+    return table
+
+
+def _milliseconds(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1f} ms"
+
+
+def demo_table(summary: "DemoSummary", directory: Path) -> RenderableType:
+    """The demo's closing table."""
+    table = Table(show_header=False, box=None, title="what happened")
+    table.add_row("requests", f"{summary.requests_sent:,} sent, {summary.requests_failed} failed")
+    for phase in summary.phases:
+        mark = "within" if phase.ok else "OUTSIDE"
+        table.add_row(
+            f"split, {phase.name}",
+            f"{phase.split_observed:.2%} of {phase.n:,} for a target of {phase.split_target:.0%} "
+            f"({mark} {phase.interval_low:.2%} .. {phase.interval_high:.2%})",
+        )
+    for quality in summary.quality_by_month:
+        table.add_row(
+            f"quality, {quality.month}, {quality.model}",
+            f"AUC {quality.auc:.3f}, log loss {quality.log_loss:.3f} on {quality.n:,} labelled flights",
+        )
+    for gate in summary.gates:
+        table.add_row(f"gate, {gate.candidate}", f"{gate.verdict}: {gate.reasons[0] if gate.reasons else ''}")
+    table.add_row("champion", summary.champion)
+    table.add_row("data versions", ", ".join(summary.data_versions))
+    table.add_row("rollback", f"{summary.rollback_ms:.0f} ms from the command to the last answer of the bad slot")
+    table.add_row("duration", f"{summary.duration_s:.0f} s")
+    table.add_row("report", str(directory / "report.html"))
+    table.add_row("summary", str(directory / "summary.json"))
+    return table

@@ -1,0 +1,1 @@
+"""Configuration: dataclasses, and the only use of Hydra and OmegaConf."""

@@ -1,0 +1,148 @@
+"""Counts of values in fixed bins: what a reference and live traffic are compared by. Counts merge exactly."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from runtime.core.errors import ContractError
+
+NUM_BINS = 256
+UNDERFLOW = 0
+OVERFLOW = NUM_BINS + 1
+MISSING = NUM_BINS + 2
+NUM_CELLS = NUM_BINS + 3
+"""Cells of one numeric feature: underflow, 256 bins, overflow, missing."""
+
+_EDGE = 255.999
+"""A hair below 256, so that the highest value of the reference lies in the last bin and not beyond it."""
+
+Float32s = npt.NDArray[np.float32]
+Float64s = npt.NDArray[np.float64]
+Int64s = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Binning:
+    """The affine map from values to cells. Elementwise in float32, so the batch size changes no count."""
+
+    low: Float32s
+    scale: Float32s
+
+    @classmethod
+    def between(cls, low: Sequence[float], high: Sequence[float]) -> "Binning":
+        """Bins of equal width from `low` to `high` of each feature; each low must be below its high."""
+        lows, highs = np.asarray(low, dtype=np.float64), np.asarray(high, dtype=np.float64)
+        if not (lows < highs).all():
+            raise ContractError(f"each bin range needs low < high but got {list(low)} and {list(high)}")
+        return cls(low=lows.astype(np.float32), scale=(_EDGE / (highs - lows)).astype(np.float32))
+
+    def cells(self, values: Float32s) -> npt.NDArray[np.int32]:
+        """[rows, features] cell numbers 0..258; NaN is missing."""
+        with np.errstate(over="ignore", invalid="ignore"):
+            scaled = values - self.low
+            scaled *= self.scale
+        np.clip(scaled, -1, NUM_BINS, out=scaled)
+        np.floor(scaled, out=scaled)
+        scaled += 1
+        scaled[np.isnan(scaled)] = MISSING
+        return scaled.astype(np.int32)
+
+    def count(self, values: Float32s) -> Int64s:
+        """[features, 259] counts of the [rows, features] values."""
+        num_features = values.shape[1]
+        cells = self.cells(values)
+        cells += np.arange(num_features, dtype=np.int32) * NUM_CELLS
+        return np.bincount(cells.ravel(), minlength=num_features * NUM_CELLS).reshape(num_features, NUM_CELLS)
+
+
+SCORE_BINNING = Binning.between([0.0], [1.0])
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Counts:
+    """What was seen. Arrays only, so that it travels cheaply."""
+
+    rows: int
+    numeric: Int64s
+    """[numeric features, 259]."""
+    moments: Float64s
+    """[numeric features, 3]: number of values that are not missing, their sum, their sum of squares."""
+    categorical: tuple[Int64s, ...]
+    """For each category the counts over its indices: missing, other, vocabulary."""
+    score: Int64s
+    """[259] of the model's output on [0, 1]; all zero where nothing was scored."""
+    score_moments: Float64s
+    """[3] as in `moments`."""
+
+    @classmethod
+    def zero(cls, num_numeric: int, cardinalities: Sequence[int]) -> "Counts":
+        return cls(
+            rows=0,
+            numeric=np.zeros((num_numeric, NUM_CELLS), dtype=np.int64),
+            moments=np.zeros((num_numeric, 3)),
+            categorical=tuple(np.zeros(size, dtype=np.int64) for size in cardinalities),
+            score=np.zeros(NUM_CELLS, dtype=np.int64),
+            score_moments=np.zeros(3),
+        )
+
+    def merge(self, other: "Counts") -> "Counts":
+        """The counts of both. ContractError if they are of different features."""
+        if self.shape != other.shape:
+            raise ContractError(f"counts of different features do not merge: {self.shape} and {other.shape}")
+        return Counts(
+            rows=self.rows + other.rows,
+            numeric=self.numeric + other.numeric,
+            moments=self.moments + other.moments,
+            categorical=tuple(a + b for a, b in zip(self.categorical, other.categorical, strict=True)),
+            score=self.score + other.score,
+            score_moments=self.score_moments + other.score_moments,
+        )
+
+    @property
+    def shape(self) -> tuple[int, tuple[int, ...]]:
+        """Number of numeric features and each category's number of indices."""
+        return len(self.numeric), tuple(len(counts) for counts in self.categorical)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "rows": self.rows,
+            "numeric": self.numeric.tolist(),
+            "moments": self.moments.tolist(),
+            "categorical": [counts.tolist() for counts in self.categorical],
+            "score": self.score.tolist(),
+            "score_moments": self.score_moments.tolist(),
+        }
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> "Counts":
+        return cls(
+            rows=value["rows"],
+            numeric=np.array(value["numeric"], dtype=np.int64).reshape(-1, NUM_CELLS),
+            moments=np.array(value["moments"], dtype=np.float64).reshape(-1, 3),
+            categorical=tuple(np.array(counts, dtype=np.int64) for counts in value["categorical"]),
+            score=np.array(value["score"], dtype=np.int64),
+            score_moments=np.array(value["score_moments"], dtype=np.float64),
+        )
+
+
+def count_moments(values: Float32s) -> Float64s:
+    """[features, 3]: count, sum and sum of squares of the values that are not NaN, in float64."""
+    present = ~np.isnan(values)
+    filled = np.where(present, values, np.float32(0)).astype(np.float64)
+    return np.stack(
+        [present.sum(axis=0).astype(np.float64), filled.sum(axis=0), np.einsum("ij,ij->j", filled, filled)], axis=1
+    )
+
+
+def count_indices(indices: Int64s, cardinalities: Sequence[int]) -> tuple[Int64s, ...]:
+    """For each column of [rows, categories] the counts over its indices."""
+    return tuple(np.bincount(indices[:, c], minlength=size) for c, size in enumerate(cardinalities))
+
+
+def count_scores(scores: Float64s) -> tuple[Int64s, Float64s]:
+    """[259] counts on [0, 1] and [3] moments."""
+    column = np.asarray(scores, dtype=np.float32).reshape(-1, 1)
+    return SCORE_BINNING.count(column)[0], count_moments(column)[0]

@@ -1,0 +1,1 @@
+"""Governance: what a model must show before it gets traffic."""

@@ -1,0 +1,115 @@
+"""The platform as one thing: `teal up`, `down` and `status`. Composes Ray, store, registry, edge and monitor."""
+
+import threading
+from dataclasses import dataclass
+from typing import Any
+
+from runtime.config.schema import Config
+from runtime.core.errors import TealError
+from runtime.pipeline.progress import Progress
+from runtime.pipeline.steps import Session
+from runtime.store.control import ControlStore
+from runtime.store.records import EndpointState
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PlatformStatus:
+    is_running: bool
+    is_new: bool
+    """True if this call started it."""
+    edge_url: str
+    dashboard_url: str
+    metrics_url: str
+    endpoints: list[EndpointState]
+    edge: dict[str, Any] | None
+    """What the edge's actor says of itself, None if nothing runs."""
+    monitor: dict[str, Any] | None
+
+
+def start_platform(config: Config, progress: Progress) -> PlatformStatus:
+    """Start what does not run yet. Every part is idempotent, so an interrupted start is continued by the next."""
+    from runtime.cluster.ray_process import start
+    from runtime.cluster.token import read_token
+    from runtime.monitoring.actor import start_monitor
+    from runtime.serving.edge_actor import start_edge
+    from runtime.serving.reconcile import reconcile
+
+    store = ControlStore(config.paths.control)
+    store.create_schema()
+    database = _Background(lambda: _create_registry(config, store))
+    progress.update("starting Ray")
+    is_new = start(config, on_progress=progress.update).is_new
+    with Session.open(config, progress) as session:
+        session.connect()
+        progress.update("starting the monitor and the edge")
+        start_monitor(config)
+        start_edge(config)
+        if session.store.endpoints():
+            progress.update("starting the deployed models")
+            token = read_token(config.paths.run)
+            reconcile(session.store, config, token=token, on_progress=progress.update)
+        progress.update("opening the model registry")
+        database.join()
+        return _status(config, session, is_new=is_new)
+
+
+def stop_platform(config: Config) -> bool:
+    """Stop every process that this home started. False if there was none."""
+    from runtime.cluster.ray_process import stop
+
+    return stop(config)
+
+
+def read_status(config: Config) -> PlatformStatus:
+    """What is running and what is desired; says so if nothing runs."""
+    from runtime.cluster.ray_process import read_state
+
+    with Session.open(config) as session:
+        if read_state(config.paths.run) is None:
+            return _status(config, session, is_new=False, is_running=False)
+        session.connect()
+        return _status(config, session, is_new=False)
+
+
+def _status(config: Config, session: Session, *, is_new: bool, is_running: bool = True) -> PlatformStatus:
+    from runtime.monitoring.actor import monitor_status
+    from runtime.serving.edge_actor import edge_status
+
+    ports = config.cluster.ports
+    session.store.create_schema()
+    return PlatformStatus(
+        is_running=is_running,
+        is_new=is_new,
+        edge_url=f"http://{config.cluster.host}:{ports.edge}",
+        dashboard_url=f"http://{config.cluster.host}:{ports.dashboard}",
+        metrics_url=f"http://{config.cluster.host}:{ports.monitor_metrics}/metrics",
+        endpoints=session.store.endpoints(),
+        edge=edge_status() if is_running else None,
+        monitor=monitor_status(config) if is_running else None,
+    )
+
+
+def _create_registry(config: Config, store: ControlStore) -> None:
+    from runtime.registry.mlflow_registry import Registry
+
+    Registry(config.paths, store).create_database()
+
+
+class _Background:
+    """A call in a thread whose error is raised where it is joined."""
+
+    def __init__(self, call: Any) -> None:
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, args=(call,), daemon=True)
+        self._thread.start()
+
+    def _run(self, call: Any) -> None:
+        try:
+            call()
+        except Exception as error:  # noqa: BLE001  (raised again in join)
+            self._error = error
+
+    def join(self) -> None:
+        self._thread.join()
+        if self._error is not None:
+            raise TealError(f"cannot open the model registry: {self._error}") from self._error

@@ -1,0 +1,234 @@
+"""The steps of the loop, each a function of a session: prepare, sweep, compare, register, deploy.
+
+A step says what it did and returns values; how that is shown is for the caller. Ray is joined only by the steps that
+need it.
+"""
+
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from runtime.config.compose import CONFIG_DIR, compose_family
+from runtime.config.schema import Config
+from runtime.core.errors import NotFoundError, RefusedError
+from runtime.core.git import CodeVersion, read_code_version
+from runtime.pipeline.progress import Progress, Silent
+from runtime.registry.mlflow_registry import Registry
+from runtime.store.control import ControlStore
+from runtime.store.records import SLOTS, DataVersion, EndpointState, ModelVersion, Slot
+
+if TYPE_CHECKING:
+    from runtime.data.prepare import Prepared
+    from runtime.governance.gate import GateReport
+    from runtime.training.sweep import Candidate, SweepResult
+
+CHAMPION = "champion"
+CHALLENGER = "challenger"
+
+
+@dataclass(kw_only=True)
+class Session:
+    """A configuration with its open store; everything a step needs."""
+
+    config: Config
+    store: ControlStore
+    registry: Registry
+    progress: Progress = field(default_factory=Silent)
+
+    @classmethod
+    @contextmanager
+    def open(cls, config: Config, progress: Progress | None = None) -> Iterator["Session"]:
+        """Open the store; leaves Ray when done, if a step joined it."""
+        store = ControlStore(config.paths.control)
+        session = cls(config=config, store=store, registry=Registry(config.paths, store), progress=progress or Silent())
+        try:
+            yield session
+        finally:
+            session.disconnect()
+            store.close()
+
+    def connect(self) -> None:
+        """Join the running cluster. UnreachableError if there is none."""
+        import ray
+
+        if not ray.is_initialized():
+            from runtime.cluster.ray_process import connect
+
+            connect(self.config)
+
+    def disconnect(self) -> None:
+        ray = sys.modules.get("ray")
+        if ray is not None and ray.is_initialized():
+            ray.shutdown()
+
+    def code(self) -> CodeVersion:
+        return read_code_version(CONFIG_DIR)
+
+    def with_config(self, config: Config) -> "Session":
+        """The same session under another configuration of the same cluster."""
+        return replace(self, config=config)
+
+
+def prepare_data(session: Session) -> "Prepared":
+    """Write one version of the configured table, or find that the newest has the same inputs."""
+    from runtime.data.prepare import prepare
+
+    session.connect()
+    config = session.config
+    return prepare(
+        config.data, paths=config.paths, store=session.store, code=session.code(), on_progress=session.progress.update
+    )
+
+
+def sweep_models(session: Session, version: DataVersion | None = None) -> "SweepResult":
+    """Train candidates of every family on one data version, by default the table's newest."""
+    from runtime.training.sweep import sweep
+
+    config = session.config
+    version = version or session.store.data_version(config.data.name)
+    families = {
+        name: config.model if name == config.model.name else compose_family(name) for name in config.tune.families
+    }
+    session.connect()
+    result = sweep(
+        config,
+        families,
+        version,
+        registry=session.registry,
+        code=session.code(),
+        on_progress=session.progress.update,
+    )
+    for candidate in result.candidates:
+        session.store.record_step(f"candidate/{candidate.run_id}", "candidate", asdict(candidate))
+    session.store.record_step(f"sweep/{config.serving.endpoint}", "sweep", {"best": result.best.run_id})
+    return result
+
+
+def find_candidate(session: Session, run_id: str | None = None) -> "Candidate":
+    """A candidate by its run, by default the best of the last sweep."""
+    from runtime.training.sweep import Candidate
+
+    if run_id is None:
+        last = session.store.step_outputs(f"sweep/{session.config.serving.endpoint}")
+        if last is None:
+            raise NotFoundError(f"no sweep yet for {session.config.serving.endpoint!r}; `teal sweep` makes candidates")
+        run_id = str(last["best"])
+    outputs = session.store.step_outputs(f"candidate/{run_id}")
+    if outputs is None:
+        raise NotFoundError(f"no candidate with run {run_id!r}; `teal sweep` shows the runs it made")
+    return Candidate(**outputs)
+
+
+def champion_of(session: Session) -> ModelVersion | None:
+    return session.store.alias(session.config.serving.endpoint, CHAMPION)
+
+
+def compare_candidate(session: Session, run_id: str | None = None) -> "GateReport":
+    """The gate: candidate against champion on the same rows. Every comparison is recorded with its holdout."""
+    from runtime.pipeline.holdout import compare_on_holdout
+
+    return compare_on_holdout(session, find_candidate(session, run_id), champion_of(session))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Registered:
+    model: ModelVersion
+    report: "GateReport"
+    is_forced: bool
+
+
+def register_candidate(
+    session: Session, run_id: str | None = None, *, actor: str, force: bool = False, reason: str = ""
+) -> Registered:
+    """Gate a candidate and register it as a model version with alias challenger.
+
+    RefusedError if the gate rejects it, unless forced; who forced it and why goes into its lineage.
+    """
+    candidate = find_candidate(session, run_id)
+    session.progress.update("comparing with the champion")
+    report = compare_candidate(session, candidate.run_id)
+    is_forced = force and report.verdict != "Passed"
+    if report.verdict != "Passed" and not force:
+        raise RefusedError(f"candidate {candidate.run_id} is rejected: {'; '.join(report.reasons)}")
+    session.progress.update("registering")
+    lineage = candidate.lineage | {
+        "family": candidate.family,
+        "data_version": "{table}@{version}".format(**candidate.lineage["data"]),
+        "gate": {
+            "verdict": report.verdict,
+            "reasons": list(report.reasons),
+            "forced_by": actor if is_forced else None,
+            "forced_reason": reason if is_forced else None,
+        },
+    }
+    name = session.config.serving.endpoint
+    model = session.registry.register(
+        name, Path(candidate.bundle_dir), candidate.run_id, lineage, metrics=candidate.metrics
+    )
+    session.registry.set_alias(name, CHALLENGER, model.version)
+    return Registered(model=model, report=report, is_forced=is_forced)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Deployed:
+    model: ModelVersion
+    slot: Slot
+    is_new: bool
+    is_primary: bool
+
+
+def deploy_version(session: Session, reference: str, *, actor: str, force: bool = False, reason: str = "") -> Deployed:
+    """Put a registered version into the idle slot of its endpoint and wait until it can answer. No traffic moves.
+
+    The endpoint has the model's name. RefusedError if the gate has not passed the version, unless forced, which the
+    audit chain records; or if no slot is idle.
+    """
+    from runtime.cluster.token import read_token
+    from runtime.serving.reconcile import reconcile
+
+    model = session.registry.resolve(reference)
+    verdict = model.lineage.get("gate", {}).get("verdict")
+    is_forced = force and verdict != "Passed"
+    if verdict != "Passed" and not force:
+        raise RefusedError(
+            f"{model.label} has not passed the gate (verdict {verdict}); --force deploys it and leaves an audit record"
+        )
+    slot = _slot_of(model, [state for state in session.store.endpoints() if state.name == model.name])
+    if slot is None:
+        state = session.store.assign_slot(model.name, None, model, actor=actor, forced=is_forced, reason=reason)
+        slot = _slot_of(model, [state])
+    assert slot is not None
+    session.progress.update(f"starting {model.label} in slot {slot}")
+    config = replace(session.config, serving=replace(session.config.serving, endpoint=model.name))
+    reconciled = reconcile(
+        session.store, config, token=read_token(config.paths.run), on_progress=session.progress.update
+    )
+    is_primary = session.store.endpoint(model.name).primary == slot
+    if is_primary and session.store.alias(model.name, CHAMPION) is None:
+        session.registry.set_alias(model.name, CHAMPION, model.version)
+    return Deployed(model=model, slot=slot, is_new=reconciled.is_changed, is_primary=is_primary)
+
+
+def _slot_of(model: ModelVersion, states: Sequence[EndpointState]) -> Slot | None:
+    return next((slot for state in states for slot in SLOTS if state.slot(slot).model == model), None)
+
+
+def monitor_status(session: Session) -> dict[str, Any]:
+    """What the monitoring actor has counted."""
+    from runtime.monitoring.actor import monitor_status as read_status
+
+    session.connect()
+    return read_status(session.config)
+
+
+def promote_canary(session: Session, endpoint: str, *, actor: str) -> EndpointState:
+    """Make the canary the primary and the model in it the champion."""
+    state = session.store.promote(endpoint, actor=actor)
+    model = state.slot(state.primary).model
+    if model is not None:
+        session.progress.update(f"{model.label} becomes the champion")
+        session.registry.set_alias(model.name, CHAMPION, model.version)
+    return state

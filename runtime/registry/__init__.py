@@ -1,0 +1,1 @@
+"""Runs and model versions: MLflow beside the control store, which alone is asked while serving."""

@@ -1,0 +1,1 @@
+"""Traffic moves by percentage: shift, promote, roll back."""

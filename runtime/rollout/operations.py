@@ -1,0 +1,58 @@
+"""What an operator does to traffic, whole: is the slot ready, change the store, hint the edges, wait for them."""
+
+from dataclasses import dataclass
+
+from runtime.config.schema import Config
+from runtime.core.errors import RefusedError
+from runtime.rollout import traffic
+from runtime.serving.edge_config import app_name
+from runtime.serving.edge_files import read_secret, touch_hint
+from runtime.serving.reconcile import probe
+from runtime.store.control import ControlStore
+from runtime.store.records import EndpointState, Slot
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Moved:
+    endpoint: EndpointState
+    is_new: bool
+    """False if the share was there already; nothing was written then."""
+    acknowledged_s: float | None
+    """Until every live edge applied it."""
+
+
+def shift(config: Config, store: ControlStore, endpoint: str, share: int, *, actor: str, reason: str = "") -> Moved:
+    """Give the canary `share` basis points; more than it has only if its slot answers."""
+    state = store.endpoint(endpoint)
+    if share > state.share:
+        check_slot_ready(config, state, state.canary)
+    changed, is_new = traffic.shift(store, endpoint, share, actor=actor, reason=reason)
+    return _follow(config, store, changed, is_new=is_new)
+
+
+def rollback(
+    config: Config, store: ControlStore, endpoint: str, share: int = 0, *, actor: str, reason: str = ""
+) -> Moved:
+    """Take the canary back to `share` basis points. Asks no slot first: a rollback must not wait."""
+    changed, is_new = traffic.rollback(store, endpoint, share, actor=actor, reason=reason)
+    return _follow(config, store, changed, is_new=is_new)
+
+
+def check_slot_ready(config: Config, state: EndpointState, slot: Slot) -> None:
+    """RefusedError unless a replica answers from this slot with the model that the store wants in it."""
+    model = state.slot(slot).model
+    if model is None:
+        raise RefusedError(f"slot {slot} of {state.name!r} holds no model; deploy one before shifting")
+    ports = config.cluster.ports
+    url = f"http://{config.cluster.host}:{ports.serve}/{app_name(state.name, slot)}/v2/health/ready"
+    if probe(url, read_secret(config.paths.run)).get("bundle_sha256") != model.bundle_sha256:
+        raise RefusedError(
+            f"slot {slot} of {state.name!r} does not answer as {model.label}; `teal deploy {model.label}` starts it"
+        )
+
+
+def _follow(config: Config, store: ControlStore, state: EndpointState, *, is_new: bool) -> Moved:
+    if not is_new:
+        return Moved(endpoint=state, is_new=False, acknowledged_s=None)
+    touch_hint(config.paths)
+    return Moved(endpoint=state, is_new=True, acknowledged_s=traffic.wait_acknowledged(store, state))

@@ -1,0 +1,79 @@
+"""Move an endpoint's traffic between its slots. One transaction a call; edges follow and acknowledge.
+
+Knows the store alone: no cluster, no network. That a slot is ready for traffic is checked by the caller.
+"""
+
+import getpass
+import os
+import time
+
+from runtime.core.errors import UnreachableError, UsageError
+from runtime.store.control import ControlStore
+from runtime.store.records import FULL_SHARE, EndpointState
+
+ACK_POLL_S = 0.01
+EDGE_ALIVE_S = 10.0
+"""An edge that has not written to the store for so long counts as gone."""
+
+
+def parse_percent(text: str) -> int:
+    """Basis points of a percentage such as "10" or "12.5". UsageError outside 0..100 or finer than 0.01."""
+    try:
+        share = round(float(text.removesuffix("%")) * 100, 6)
+    except ValueError:
+        raise UsageError(f"a share must be a percentage within 0..100 but got {text!r}") from None
+    if not 0 <= share <= FULL_SHARE:
+        raise UsageError(f"a share must be within 0..100 % but got {text!r}")
+    if share != int(share):
+        raise UsageError(f"a share has steps of 0.01 % but got {text!r}")
+    return int(share)
+
+
+def current_actor() -> str:
+    """Who runs this command: TEAL_ACTOR, else the login name."""
+    return os.environ.get("TEAL_ACTOR") or getpass.getuser()
+
+
+def shift(
+    store: ControlStore, endpoint: str, share: int, *, actor: str, reason: str = "", generation: int | None = None
+) -> tuple[EndpointState, bool]:
+    """Give the canary `share` basis points. The flag is False if it had them already and nothing was written."""
+    state = store.endpoint(endpoint)
+    if state.share == share and generation in (None, state.generation):
+        return state, False
+    return store.set_share(endpoint, share, actor=actor, reason=reason, expected_generation=generation), True
+
+
+def rollback(
+    store: ControlStore, endpoint: str, share: int = 0, *, actor: str, reason: str = ""
+) -> tuple[EndpointState, bool]:
+    """Take the canary back to `share` basis points. UsageError if that would give it more than it has."""
+    state = store.endpoint(endpoint)
+    if share > state.share:
+        raise UsageError(
+            f"the canary of {endpoint!r} has {state.share / 100:g} %: a rollback to {share / 100:g} % would give it "
+            "more; use `teal shift`"
+        )
+    if state.share == share:
+        return state, False
+    return store.set_share(endpoint, share, actor=actor, action="rollback", reason=reason), True
+
+
+def wait_acknowledged(store: ControlStore, state: EndpointState, *, timeout_s: float = 5.0) -> float:
+    """Wait until every live edge applies this generation or a later one; returns the seconds it took.
+
+    UnreachableError if none is alive or one does not follow: what is desired stands, and edges apply it when back.
+    """
+    started = time.monotonic()
+    while True:
+        acknowledged = store.acknowledged(state.name, alive_since=time.time() - EDGE_ALIVE_S)
+        if acknowledged and min(acknowledged.values()) >= state.generation:
+            return time.monotonic() - started
+        if time.monotonic() - started > timeout_s:
+            behind = sorted(edge for edge, generation in acknowledged.items() if generation < state.generation)
+            who = f"edge {', '.join(behind)} has not" if behind else "no live edge has"
+            raise UnreachableError(
+                f"generation {state.generation} of {state.name!r} is stored, but {who} acknowledged it within "
+                f"{timeout_s:g} s; it is applied when the edge is back: see `teal status`"
+            )
+        time.sleep(ACK_POLL_S)

@@ -1,0 +1,239 @@
+"""Makes Serve run what the store says: one whole Serve configuration, applied through the dashboard's REST.
+
+Whole, because Serve deletes the applications that a configuration leaves out. Serve keeps the replicas of every
+application whose part did not change.
+"""
+
+import json
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from runtime.config.schema import ClusterConfig, Config, ServingConfig
+from runtime.core.errors import ConflictError, TealError, UnreachableError
+from runtime.core.files import write_atomic
+from runtime.serving.edge_config import app_name
+from runtime.serving.edge_files import read_secret
+from runtime.store.control import ControlStore
+from runtime.store.records import SLOTS, EndpointState, ModelVersion, Slot
+
+IMPORT_PATH = "runtime.serving.replica:build_app"
+REST_TIMEOUT_S = 30.0
+PROBE_TIMEOUT_S = 2.0
+PROBE_INTERVAL_S = 0.1
+PROBES_NEEDED = 3
+"""Answers in a row from the wanted bundle: a replica that is being replaced may still give one."""
+FAILED_STATUSES = ("DEPLOY_FAILED", "UNHEALTHY")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Reconciled:
+    """What is running now."""
+
+    is_changed: bool
+    """Whether Serve was given something new."""
+    ready: tuple[str, ...]
+    """Applications that answered through Ray's ingress."""
+    duration_s: float
+
+
+def reconcile(
+    store: ControlStore,
+    config: Config,
+    *,
+    token: str | None = None,
+    on_progress: Callable[[str], None] = lambda _text: None,
+) -> Reconciled:
+    """Apply the store's desired state and wait until every filled slot of `config.serving.endpoint` answers.
+
+    Where the store has no such endpoint, those of all endpoints are waited for.
+    Idempotent; unchanged applications keep their replicas. TealError carries the replica's own reason if a slot does
+    not come up; other applications are not touched by that. `token`: Ray's, where its authentication is on.
+    """
+    started = time.monotonic()
+    client = ServeClient(config.cluster, token)
+    endpoints = store.endpoints()
+    settings = _settings_of(config, endpoints)
+    wanted = render_serve_config(endpoints, config, settings)
+    before = client.details()
+    is_changed = not _is_applied(wanted, before)
+    if is_changed:
+        on_progress("applying the Serve configuration")
+        client.apply(wanted)
+    awaited = [endpoint for endpoint in endpoints if endpoint.name == config.serving.endpoint] or endpoints
+    ready = []
+    for endpoint in awaited:
+        for slot in SLOTS:
+            model = endpoint.slot(slot).model
+            if model is not None:
+                app = app_name(endpoint.name, slot)
+                deadline = started + config.serving.ready_timeout_s
+                _wait_ready(client, config, app, model, deadline=deadline, on_progress=on_progress)
+                ready.append(app)
+    return Reconciled(is_changed=is_changed, ready=tuple(ready), duration_s=time.monotonic() - started)
+
+
+def render_serve_config(
+    endpoints: Sequence[EndpointState], config: Config, settings: dict[str, ServingConfig]
+) -> dict[str, Any]:
+    """Serve's declarative configuration: one application for every filled slot of every endpoint."""
+    applications = []
+    for endpoint in endpoints:
+        for slot in SLOTS:
+            model = endpoint.slot(slot).model
+            if model is not None:
+                applications.append(_render_application(endpoint.name, slot, model, config, settings[endpoint.name]))
+    return {
+        "proxy_location": "EveryNode",
+        "http_options": {"host": config.cluster.host, "port": config.cluster.ports.serve, "keep_alive_timeout_s": 90},
+        "logging_config": {"enable_access_log": False},
+        "applications": applications,
+    }
+
+
+def _render_application(
+    endpoint: str, slot: Slot, model: ModelVersion, config: Config, serving: ServingConfig
+) -> dict[str, Any]:
+    app = app_name(endpoint, slot)
+    values = asdict(serving)
+    del values["endpoint"], values["ready_timeout_s"]
+    return {
+        "name": app,
+        "route_prefix": f"/{app}",
+        "import_path": IMPORT_PATH,
+        "args": {
+            **values,
+            "endpoint": endpoint,
+            "slot": slot,
+            "app": app,
+            "model_name": model.name,
+            "model_version": model.version,
+            "bundle_dir": model.bundle_uri,
+            "bundle_sha256": model.bundle_sha256,
+            "data_version": str(model.lineage.get("data_version", "")),
+            "payload": config.paths.payload,
+            "run": str(Path(config.paths.run).absolute()),
+            "push_interval_s": config.monitoring.push_interval_s,
+        },
+    }
+
+
+def _settings_of(config: Config, endpoints: Sequence[EndpointState]) -> dict[str, ServingConfig]:
+    """Each endpoint's serving settings: the given ones for its own endpoint, those last used for the others."""
+    directory = Path(config.paths.run) / "serving"
+    own = config.serving
+    write_atomic(directory / f"{own.endpoint}.json", json.dumps(asdict(own)))
+    settings = {own.endpoint: own}
+    for endpoint in endpoints:
+        if endpoint.name not in settings:
+            path = directory / f"{endpoint.name}.json"
+            values = json.loads(path.read_text()) if path.exists() else {"endpoint": endpoint.name}
+            settings[endpoint.name] = ServingConfig(**values)
+    return settings
+
+
+def _is_applied(wanted: dict[str, Any], details: dict[str, Any]) -> bool:
+    """Whether Serve already has exactly these applications, none of them failed."""
+    running = details.get("applications", {})
+    if running.keys() != {application["name"] for application in wanted["applications"]}:
+        return False
+    for application in wanted["applications"]:
+        found = running[application["name"]]
+        deployed = found.get("deployed_app_config") or {}
+        if found.get("status") in FAILED_STATUSES:
+            return False
+        if any(deployed.get(key) != value for key, value in application.items()):
+            return False
+    return True
+
+
+def _wait_ready(
+    client: "ServeClient",
+    config: Config,
+    app: str,
+    model: ModelVersion,
+    *,
+    deadline: float,
+    on_progress: Callable[[str], None],
+) -> None:
+    secret = read_secret(config.paths.run)
+    url = f"http://{config.cluster.host}:{config.cluster.ports.serve}/{app}/v2/health/ready"
+    answered = 0
+    status = None
+    while True:
+        state = probe(url, secret)
+        answered = answered + 1 if state.get("bundle_sha256") == model.bundle_sha256 else 0
+        found = client.details().get("applications", {}).get(app, {})
+        if found.get("status") != status:
+            status = found.get("status")
+            on_progress(f"{app}: {status.lower() if status else 'waiting for Serve'}")
+        if status in FAILED_STATUSES:
+            raise TealError(f"{model.label} does not come up in {app}: {_reason(found)}")
+        if answered >= PROBES_NEEDED and status == "RUNNING":
+            return
+        if time.monotonic() > deadline:
+            raise TealError(
+                f"{model.label} is not ready in {app} after {config.serving.ready_timeout_s:g} s (Serve says "
+                f"{status}: {_reason(found)}); look at the replica's log or raise serving.ready_timeout_s"
+            )
+        time.sleep(PROBE_INTERVAL_S)
+
+
+def probe(url: str, secret: str) -> dict[str, Any]:
+    """What a replica says of itself, through Ray's ingress; empty if it does not answer."""
+    request = urllib.request.Request(url, headers={"x-teal-edge": secret})
+    try:
+        with urllib.request.urlopen(request, timeout=PROBE_TIMEOUT_S) as response:
+            state = json.load(response)
+    except (OSError, ValueError):
+        return {}
+    return state if isinstance(state, dict) else {}
+
+
+def _reason(application: dict[str, Any]) -> str:
+    """The last line of what the replica's failure says, which names the exception; else Serve's message."""
+    messages = [deployment.get("message", "") for deployment in application.get("deployments", {}).values()] + [
+        application.get("message", "")
+    ]
+    text = next((message for message in messages if message.strip()), "Serve gives no reason")
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    errors = [line for line in lines if "Error" in line.partition(":")[0]]
+    return errors[-1] if errors else " ".join(lines)[-500:]
+
+
+class ServeClient:
+    """The few calls of the dashboard's Serve REST that are needed."""
+
+    def __init__(self, cluster: ClusterConfig, token: str | None) -> None:
+        self._url = f"http://{cluster.host}:{cluster.ports.dashboard}/api/serve/applications/"
+        self._headers = {"content-type": "application/json"}
+        if token:
+            self._headers["authorization"] = f"Bearer {token}"
+
+    def details(self) -> dict[str, Any]:
+        """Serve's applications with their status and configuration; empty where Serve is not running."""
+        value: dict[str, Any] = json.loads(self._call("GET") or b"{}")
+        return value
+
+    def apply(self, serve_config: dict[str, Any]) -> None:
+        self._call("PUT", json.dumps(serve_config).encode())
+
+    def _call(self, method: str, body: bytes | None = None) -> bytes:
+        request = urllib.request.Request(self._url, data=body, method=method, headers=self._headers)
+        try:
+            with urllib.request.urlopen(request, timeout=REST_TIMEOUT_S) as response:
+                answer: bytes = response.read()
+                return answer
+        except urllib.error.HTTPError as error:
+            text = error.read().decode(errors="replace")[-1000:]
+            if error.code in (401, 403):
+                raise UnreachableError(f"Ray at {self._url} refuses the token: {text}; run `teal up` again") from error
+            if error.code == 409:
+                raise ConflictError(f"Serve refuses the configuration: {text}") from error
+            raise TealError(f"Serve answers {error.code} to {method} {self._url}: {text}") from error
+        except OSError as error:
+            raise UnreachableError(f"Ray's dashboard {self._url} does not answer: {error}; run `teal up`") from error

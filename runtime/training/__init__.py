@@ -1,0 +1,1 @@
+"""How candidates are made: the split, the loop, the sweep."""

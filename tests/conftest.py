@@ -1,0 +1,64 @@
+"""Fixtures of the integration tests: one Ray cluster, and on it one platform, for the whole run."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from runtime.config.schema import Config
+from tests.ports import free_ports_config
+
+Teal = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Config]:
+    """A running Ray cluster that this process has joined; its configuration, with a home and ports of its own."""
+    from runtime.cluster.ray_process import connect, disconnect, start, stop
+    from runtime.config.compose import compose, save_config
+
+    home = tmp_path_factory.mktemp("teal")
+    saved = {name: os.environ.get(name) for name in ("TEAL_HOME", "PYTHONPATH", "TEAL_CONFIGS")}
+    # Workers inherit these: the modules of docs/your-own-model.md are made there by its test.
+    own = tmp_path_factory.mktemp("own")
+    os.environ |= {"TEAL_HOME": str(home), "PYTHONPATH": f"{Path.cwd()}{os.pathsep}{own}", "TEAL_TEST_OWN": str(own)}
+    composed = compose([])
+    config = replace(composed, cluster=replace(composed.cluster, ports=free_ports_config()))
+    save_config(config, Path(config.paths.run) / "config.json")
+    try:
+        start(config)
+        connect(config)
+        yield config
+    finally:
+        disconnect()
+        stop(config)
+        for name, value in saved.items():
+            os.environ.pop(name, None) if value is None else os.environ.__setitem__(name, value)
+
+
+@pytest.fixture(scope="session")
+def platform(cluster: Config) -> Config:
+    """The cluster with control store, edge and monitor on it: what `teal up` leaves."""
+    from runtime.pipeline.platform import start_platform
+    from runtime.pipeline.progress import Silent
+
+    assert start_platform(cluster, Silent()).is_running
+    return cluster
+
+
+@pytest.fixture(scope="session")
+def teal(platform: Config) -> Teal:
+    """Runs the command on the platform, in a process of its own, as a user does."""
+
+    def run(*arguments: str, code: int = 0, **environment: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "runtime.cli", *arguments]
+        env = os.environ | {"TEAL_HOME": platform.paths.home, "COLUMNS": "200", "TEAL_ACTOR": "tester"} | environment
+        done = subprocess.run(command, capture_output=True, text=True, check=False, env=env, timeout=240)
+        assert done.returncode == code, f"teal {' '.join(arguments)}: {done.returncode}\n{done.stdout}\n{done.stderr}"
+        return done
+
+    return run

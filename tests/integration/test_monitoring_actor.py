@@ -1,0 +1,140 @@
+"""The monitoring actor on a real Ray: found again, killed and restarted by Ray, asked by period, scraped."""
+
+import os
+import signal
+import time
+from typing import Any
+from urllib.request import urlopen
+
+import numpy as np
+import pytest
+import ray
+
+from runtime.config.schema import Config
+from runtime.core.errors import UnreachableError
+from runtime.core.files import write_atomic
+from runtime.core.hashing import canonical_json
+from runtime.data.accumulate import Accumulator
+from runtime.data.encoding import Encoded, Encoding
+from runtime.data.profile import Profile, build_profile
+from runtime.monitoring.actor import (
+    ACTOR_NAME,
+    NAMESPACE,
+    mark_period,
+    monitor_drift,
+    monitor_status,
+    start_monitor,
+)
+from runtime.store.control import ControlStore
+from runtime.store.records import ModelVersion
+from runtime.telemetry.latency import count_latencies
+
+RESTART_TIMEOUT_S = 60.0
+ENDPOINT = "watched"
+ENCODING = Encoding(numeric=("wind",), categorical=(), vocabularies={})
+
+
+def draw(seed: int, num_rows: int, shift: float) -> Encoded:
+    values = np.random.default_rng(seed).normal(shift, 1, (num_rows, 1)).astype(np.float32)
+    return Encoded(numeric=values, categorical=np.empty((num_rows, 0), dtype=np.int64))
+
+
+@pytest.fixture(scope="module")
+def profile() -> Profile:
+    return build_profile(draw(0, 20_000, 0.0), ENCODING)
+
+
+@pytest.fixture(scope="module")
+def config(cluster: Config, tmp_path_factory: pytest.TempPathFactory, profile: Profile) -> Config:
+    """The cluster's configuration, with a model version of this module in its store."""
+    bundle = tmp_path_factory.mktemp("bundle")
+    write_atomic(bundle / "profile.json", canonical_json(profile.to_json()))
+    store = ControlStore(cluster.paths.control)
+    store.create_schema()
+    store.record_model_version(
+        ModelVersion(
+            name=ENDPOINT,
+            version=1,
+            run_id="run",
+            bundle_uri=str(bundle),
+            bundle_sha256="0" * 64,
+            lineage={},
+            created_at="2026-01-01T00:00:00+00:00",
+        )
+    )
+    store.close()
+    return cluster
+
+
+def message(profile: Profile, sequence: int, rows: int, shift: float = 0.0) -> dict[str, Any]:
+    accumulator = Accumulator(profile)
+    encoded = draw(sequence, rows, shift)
+    accumulator.add(encoded.numeric, encoded.categorical, np.full(rows, 0.5))
+    return {
+        "endpoint": ENDPOINT,
+        "slot": "blue",
+        "model_version": f"{ENDPOINT}:1",
+        "replica": "r1",
+        "sequence": sequence,
+        "requests": rows,
+        "rows": rows,
+        "errors": 0,
+        "latency_ms_counts": count_latencies([3.0] * rows),
+        "counts": accumulator.take(),
+    }
+
+
+def status_after_restart(config: Config, old_pid: int) -> dict[str, Any]:
+    """The first status of another process than `old_pid`."""
+    deadline = time.monotonic() + RESTART_TIMEOUT_S
+    while True:
+        try:
+            status = monitor_status(config)
+        except UnreachableError:
+            if time.monotonic() > deadline:
+                raise
+            continue  # each try waits for Ray's own answer
+        if status["pid"] != old_pid:
+            return status
+
+
+def ours(status: dict[str, Any]) -> dict[str, Any]:
+    """The entry of this module's endpoint; others may be served meanwhile."""
+    (entry,) = [entry for entry in status["entries"] if entry["endpoint"] == ENDPOINT]
+    return dict(entry)
+
+
+def test_the_life_of_the_monitor(config: Config, profile: Profile) -> None:
+    start_monitor(config)
+    assert start_monitor(config) is False
+    actor: Any = ray.get_actor(ACTOR_NAME, namespace=NAMESPACE)
+
+    def ingest(delta: dict[str, Any]) -> bool:
+        return bool(ray.get(actor.ingest.remote(delta)))
+
+    start = mark_period(config)
+    assert ingest(message(profile, 1, 2000))
+    assert not ingest(message(profile, 1, 2000))
+    assert not ingest({"endpoint": ENDPOINT})
+    june = mark_period(config)
+    assert ingest(message(profile, 2, 1000, shift=2.0))
+
+    before = monitor_status(config)
+    assert ours(before)["rows"] == 3000
+    assert before["duplicates"] >= 1
+    assert before["refused"] >= 1
+    assert before["metrics_error"] is None
+    os.kill(before["pid"], signal.SIGKILL)
+    after = status_after_restart(config, before["pid"])
+    assert ours(after) == ours(before)
+    assert not ingest(message(profile, 2, 1000, shift=2.0))
+
+    (calm,) = monitor_drift(config, ENDPOINT, since=start, until=june)
+    (moved,) = monitor_drift(config, ENDPOINT, since=june)
+    assert (calm["rows"], moved["rows"]) == (2000, 1000)
+    assert calm["psi"]["wind"] < 0.05 < 1 < moved["psi"]["wind"]
+
+    with urlopen(f"http://127.0.0.1:{config.cluster.ports.monitor_metrics}/metrics") as answer:
+        text = answer.read().decode()
+    assert f'teal_feature_psi{{endpoint="{ENDPOINT}"' in text
+    assert "teal_rows_total" in text

@@ -1,0 +1,230 @@
+"""The ASGI application with a real bundle, called as a server calls it. No server, no Ray."""
+
+import asyncio
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+import pytest
+
+from runtime.core.ids import new_id, timestamp_ms
+from runtime.models.bundle import Bundle, load_bundle
+from runtime.serving.delta_log import DeltaLog
+from runtime.serving.payload import Answer, Feedback, PayloadTable, build_feedback
+from runtime.serving.service import Limits, SlotIdentity, SlotService
+from tests.serving_example import example_row, save_example_bundle
+
+SECRET = "the edge's secret"
+PREDICT = "/example-blue/v1/models/example:predict"
+IDENTITY = SlotIdentity(
+    endpoint="example",
+    slot="blue",
+    app="example-blue",
+    model_name="m",
+    model_version=3,
+    bundle_sha256="abc",
+    data_version="example@0",
+)
+
+
+class Caller:
+    """Calls the application and keeps what its logs would write."""
+
+    def __init__(self, bundle: Bundle, directory: Path) -> None:
+        table = PayloadTable(bundle.columns, slot="blue", model_name="m", model_version=3, data_version="d")
+        self.payload = DeltaLog[Answer](str(directory / "p"), table.build, flush_s=3600)
+        self.feedback = DeltaLog[Feedback](str(directory / "f"), build_feedback, flush_s=3600)
+        self.service = SlotService(
+            bundle,
+            identity=IDENTITY,
+            limits=Limits(max_body_bytes=4096, max_rows=8),
+            secret=SECRET,
+            payload=self.payload,
+            feedback=self.feedback,
+        )
+
+    def __call__(
+        self, path: str, body: bytes | list[bytes] = b"", *, method: str = "POST", **headers: str
+    ) -> tuple[int, dict[str, str], Any]:
+        given = {"x-teal-edge": SECRET, "content-type": "application/json"} | {
+            name.replace("_", "-"): value for name, value in headers.items()
+        }
+        scope = {
+            "type": "http",
+            "method": method,
+            "path": path,
+            "headers": [(name.encode(), value.encode()) for name, value in given.items() if value],
+        }
+        chunks = [body] if isinstance(body, bytes) else body
+        messages: Iterator[dict[str, Any]] = iter(
+            {"type": "http.request", "body": chunk, "more_body": index < len(chunks) - 1}
+            for index, chunk in enumerate(chunks)
+        )
+        sent: list[Any] = []
+
+        async def receive() -> dict[str, Any]:
+            return next(messages)
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        asyncio.run(self.service(scope, receive, send))
+        start, content = sent
+        found = {name.decode(): value.decode() for name, value in start["headers"]}
+        assert int(found["content-length"]) == len(content["body"])
+        return start["status"], found, orjson.loads(content["body"])
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    directory = tmp_path_factory.mktemp("bundle") / "b"
+    save_example_bundle(directory)
+    return load_bundle(directory)
+
+
+@pytest.fixture
+def call(bundle: Bundle, tmp_path: Path) -> Caller:
+    return Caller(bundle, tmp_path)
+
+
+def rows_body(num_rows: int) -> bytes:
+    return orjson.dumps({"instances": [example_row(index) for index in range(num_rows)]})
+
+
+def test_an_answer_is_the_models_and_names_its_versions(call: Caller, bundle: Bundle) -> None:
+    status, headers, answer = call(PREDICT, rows_body(3), x_generation="9", x_request_id="r1")
+    encoded = bundle.encoding.encode_rows([example_row(index) for index in range(3)], bundle.columns)
+    expected = bundle.model.predict(encoded.numeric, encoded.categorical)
+    assert status == 200
+    assert [row["score"] for row in answer["predictions"]] == expected.tolist()
+    assert answer["model_version"] == headers["x-model-version"] == "m:3"
+    assert headers["x-data-version"] == "example@0"
+    assert answer["prediction_id"] == headers["x-prediction-id"]
+    assert timestamp_ms(answer["prediction_id"]) > 0
+
+
+def test_an_answer_is_logged_and_counted(call: Caller) -> None:
+    call(PREDICT, rows_body(3), x_generation="9")
+    call(PREDICT, b"{")
+    assert call.payload.status()["buffered_rows"] == 3
+    taken = call.service.take()
+    assert (taken.requests, taken.rows, taken.errors, taken.refused, taken.counts.rows) == (2, 3, 0, 1, 3)
+    assert taken.latency_ms_counts.sum() == 2
+    assert call.service.take().requests == 0
+
+
+@pytest.mark.parametrize("secret", ["", "the edge's secre", "the edge's secret2", "Ä"])
+def test_without_the_edges_secret_nothing_is_answered(call: Caller, secret: str) -> None:
+    for path, method in ((PREDICT, "POST"), ("/v2/health/ready", "GET"), ("/anything", "GET")):
+        status, _, answer = call(path, rows_body(1), method=method, x_teal_edge=secret)
+        assert (status, answer["error"]["code"]) == (403, "forbidden")
+    assert call.payload.status()["buffered_rows"] == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "field", "words"),
+    [
+        ({"x0": "1"}, "x0", "must be a number but got '1'"),
+        ({"x0": True}, "x0", "must be a number but got True"),
+        ({"x0": None}, "x0", "must not be null"),
+        ({"distance": -1}, "distance", "at least 0 but got -1"),
+        ({"distance": 1e300}, "distance", "finite 32-bit"),
+        ({"hour": 24}, "hour", "at most 23 but got 24"),
+        ({"hour": 1.5}, "hour", "integer"),
+        ({"carrier": 5}, "carrier", "must be text but got 5"),
+        ({"extra": 1}, "extra", "not in the contract"),
+        ({"late": 1}, "late", "label"),
+    ],
+)
+def test_a_broken_contract_names_column_value_and_row(
+    call: Caller, change: dict[str, Any], field: str, words: str
+) -> None:
+    body = orjson.dumps({"instances": [example_row(), example_row() | change]})
+    status, _, answer = call(PREDICT, body)
+    assert (status, answer["error"]["field"]) == (422, field)
+    assert "row 1" in answer["error"]["message"]
+    assert words in answer["error"]["message"]
+
+
+def test_an_unseen_category_and_an_absent_nullable_value_are_legal(call: Caller) -> None:
+    row = example_row() | {"carrier": "never seen"}
+    del row["hour"]
+    assert call(PREDICT, orjson.dumps({"instances": [row]}))[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("path", "method", "status"),
+    [
+        (PREDICT, "GET", 405),
+        ("/v1/models/example", "POST", 405),
+        ("/v1/models/other:predict", "POST", 404),
+        ("/example-green/v1/models/example:predict", "POST", 404),
+        ("/", "GET", 404),
+    ],
+)
+def test_unknown_paths_and_methods(call: Caller, path: str, method: str, status: int) -> None:
+    found, headers, _ = call(path, method=method)
+    assert found == status
+    assert ("allow" in headers) == (status == 405)
+
+
+def test_a_body_is_read_no_further_than_its_limit(call: Caller) -> None:
+    endless = [b"x" * 1000] * 5 + [b""] * 1000
+    assert call(PREDICT, endless)[0] == 413
+    assert call(PREDICT, b"x", content_length="4097")[0] == 413
+    assert call(PREDICT, rows_body(9))[0] == 413
+    whole = rows_body(2)
+    assert call(PREDICT, [whole[:10], whole[10:200], whole[200:]])[0] == 200
+
+
+def test_a_model_that_fails_is_no_fault_of_the_request(
+    call: Caller, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bundle.model, "predict", lambda *_: np.array([np.nan]))
+    status, headers, answer = call(PREDICT, rows_body(1))
+    assert (status, answer["error"]["code"]) == (500, "model_failed")
+    assert headers["x-model-version"] == "m:3"
+    assert call.service.take().errors == 1
+    assert call.payload.status()["buffered_rows"] == 0
+
+
+def test_a_fault_of_the_log_is_counted_and_never_seen(call: Caller, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_batch: object, _num_rows: int) -> bool:
+        raise RuntimeError("disk")
+
+    monkeypatch.setattr(call.payload, "add", fail)
+    assert call(PREDICT, rows_body(1))[0] == 200
+    assert call("/v2/health/ready", method="GET")[2]["background_failures"] == 1
+
+
+def test_labels_are_accepted_until_the_buffer_is_full(bundle: Bundle, tmp_path: Path) -> None:
+    call = Caller(bundle, tmp_path)
+    body = orjson.dumps({"labels": [{"prediction_id": new_id(), "label": 1}]})
+    assert call("/v1/models/example:feedback", body)[2] == {"accepted": 1}
+    assert call.feedback.status()["buffered_rows"] == 1
+    call.feedback._max_rows = 1
+    assert call("/v1/models/example:feedback", body)[0] == 503
+
+
+def test_the_description_shows_the_contracts_features(call: Caller, bundle: Bundle) -> None:
+    status, _, answer = call("/v1/models/example", method="GET")
+    assert status == 200
+    assert answer["model_version"] == "m:3"
+    assert list(answer["columns"]) == [name for name, column in bundle.columns.items() if column.role == "feature"]
+
+
+def test_readiness_names_the_bundle(call: Caller) -> None:
+    _, _, answer = call("/example-blue/v2/health/ready", method="GET")
+    assert (answer["ready"], answer["bundle_sha256"]) == (True, "abc")
+
+
+def test_a_personal_column_is_scored_and_never_logged(call: Caller, bundle: Bundle) -> None:
+    assert bundle.columns["passport"].pii
+    table = PayloadTable(bundle.columns, slot="blue", model_name="m", model_version=3, data_version="d")
+    assert "passport" not in table.schema.names
+    columns = bundle.columns | {"score": replace(bundle.columns["x0"])}
+    clashing = PayloadTable(columns, slot="blue", model_name="m", model_version=3, data_version="d")
+    assert "feature_score" in clashing.schema.names
