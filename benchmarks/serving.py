@@ -27,9 +27,9 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.result import Figure, report  # noqa: E402
+from runtime.cluster.free_ports import free_ports  # noqa: E402
 from runtime.config.schema import Config, PortsConfig  # noqa: E402
 from runtime.core.errors import TealError  # noqa: E402
-from tests.ports import free_ports_config  # noqa: E402
 from tests.serving_example import example_config, example_model_version, example_row  # noqa: E402
 
 CONNECTIONS = (1, 32)
@@ -163,21 +163,26 @@ def targets(directory: Path) -> Iterator[dict[str, str]]:
     bundle_dir = directory / "bundle"
     model = example_model_version(bundle_dir)
     ports = config.cluster.ports
-    default, throughput = free_ports_config(), free_ports_config()
+    default, throughput = free_ports(), free_ports()
+    host = config.cluster.host
+    urls = {
+        "teal": f"http://{host}:{ports.edge}/v1/models/example:predict",
+        "bare": f"http://{host}:{ports.serve}/bare",
+        "gateway_throughput": f"http://{host}:{throughput.serve}/gateway",
+        "gateway_tuned": f"http://{host}:{ports.serve}/gateway-tuned",
+        "gateway_default": f"http://{host}:{default.serve}/gateway",
+        "uvicorn": f"http://{host}:{default.edge}/predict",
+    }
+    mode = throughput_mode(throughput, directory)
     with contextlib.ExitStack() as stack:
+        # One after the other: two Rays that start at once may take each other's ports.
         stack.enter_context(peer("uvicorn", bundle_dir, default.edge))
+        wait_answer("uvicorn", urls["uvicorn"])
         stack.enter_context(peer("gateway", bundle_dir, default.serve))
-        stack.enter_context(peer("gateway", bundle_dir, throughput.serve, **throughput_mode(throughput, directory)))
+        wait_answer("gateway_default", urls["gateway_default"])
+        stack.enter_context(peer("gateway", bundle_dir, throughput.serve, **mode))
+        wait_answer("gateway_throughput", urls["gateway_throughput"])
         stack.enter_context(teal_cluster(config, model, str(bundle_dir)))
-        host = config.cluster.host
-        urls = {
-            "teal": f"http://{host}:{ports.edge}/v1/models/example:predict",
-            "bare": f"http://{host}:{ports.serve}/bare",
-            "gateway_throughput": f"http://{host}:{throughput.serve}/gateway",
-            "gateway_tuned": f"http://{host}:{ports.serve}/gateway-tuned",
-            "gateway_default": f"http://{host}:{default.serve}/gateway",
-            "uvicorn": f"http://{host}:{default.edge}/predict",
-        }
         for name, url in urls.items():
             wait_answer(name, url)
         yield urls
@@ -265,16 +270,20 @@ def peer(name: str, bundle_dir: Path, port: int, **variables: str) -> Iterator[N
     }
     Path(f"{bundle_dir}.token").write_text("0" * 64)
     arguments = json.dumps({"peer": name, "bundle_dir": str(bundle_dir), "port": port})
-    process = subprocess.Popen(
-        [sys.executable, "-m", "benchmarks.serving_peers", arguments],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        env=environment,
-        cwd=ROOT,
-    )
+    log_path = Path(f"{bundle_dir}.{port}.log")
+    with log_path.open("wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "benchmarks.serving_peers", arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=log,
+            env=environment,
+            cwd=ROOT,
+        )
     try:
         yield
+    except TealError as error:
+        raise TealError(f"{error}; {name} says: {log_path.read_text()[-1500:]}") from error
     finally:
         assert process.stdin is not None
         process.stdin.close()

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from runtime.cluster.free_ports import free_ports
 from runtime.config.schema import Config
-from tests.ports import free_ports_config
 
 Teal = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -27,7 +27,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Config]:
     own = tmp_path_factory.mktemp("own")
     os.environ |= {"TEAL_HOME": str(home), "PYTHONPATH": f"{Path.cwd()}{os.pathsep}{own}", "TEAL_TEST_OWN": str(own)}
     composed = compose([])
-    config = replace(composed, cluster=replace(composed.cluster, ports=free_ports_config()))
+    config = replace(composed, cluster=replace(composed.cluster, ports=free_ports()))
     save_config(config, Path(config.paths.run) / "config.json")
     try:
         start(config)

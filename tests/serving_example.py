@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
+from runtime.cluster.free_ports import free_ports
 from runtime.config.schema import (
     ClusterConfig,
     ColumnConfig,
@@ -27,7 +28,6 @@ from runtime.data.profile import build_profile
 from runtime.models.bundle import manifest_sha256, save_bundle
 from runtime.models.tabular import build_model
 from runtime.store.records import ModelVersion
-from tests.ports import free_ports_config
 
 NUM_NUMERIC = 8
 CARRIERS = ["AA", "B6", "DL", "UA"]
@@ -112,5 +112,5 @@ def example_config(home: Path, *, endpoint: str = "example") -> Config:
         serving=ServingConfig(endpoint=endpoint, payload_flush_s=0.5),
         rollout=RolloutConfig(),
         monitoring=MonitoringConfig(push_interval_s=0.5),
-        cluster=ClusterConfig(ports=free_ports_config()),
+        cluster=ClusterConfig(ports=free_ports()),
     )

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from runtime.rollout.operations import Moved
     from runtime.training.sweep import SweepResult
 
-BAR_WIDTH = 30
+BAR_WIDTH = 20
 SLOT_STYLE = {"blue": "blue", "green": "green"}
 
 
@@ -32,7 +32,7 @@ def share_bar(state: EndpointState) -> Text:
 
 
 def endpoint_table(states: Sequence[EndpointState]) -> Table:
-    table = Table("endpoint", "generation", "slot", "role", "model", "share", "split", box=None)
+    table = Table("endpoint", "gen", "slot", "role", "model", "share", "split", box=None)
     for state in states:
         for slot in SLOTS:
             model = state.slot(slot).model
@@ -88,7 +88,7 @@ def _edge_text(edge: dict[str, Any] | None) -> str:
 
 
 def transition_table(transitions: Sequence[Transition]) -> Table:
-    table = Table("#", "at", "who", "endpoint", "generation", "action", "detail", box=None)
+    table = Table("#", "at", "who", "endpoint", "gen", "action", "detail", box=None)
     for row in transitions:
         action = Text(row.action + (" (forced)" if row.forced else ""), style="red" if row.forced else "")
         detail = ", ".join(f"{key} {value}" for key, value in row.detail.items() if value != "" and "sha256" not in key)
@@ -215,12 +215,11 @@ def _features(row: dict[str, Any]) -> str:
 
 def monitor_tables(state: dict[str, Any]) -> list[RenderableType]:
     """One table: a row for each endpoint, slot and model version."""
-    table = Table("endpoint", "slot", "model", "requests", "rows", "errors", "p50", "p95", "moved most (PSI)", box=None)
+    table = Table("slot", "model", "requests", "rows", "errors", "p50", "p95", "moved most (PSI)", box=None)
     for entry in state.get("entries", []):
         latency = entry.get("latency_ms", {})
         moved_most = sorted(entry.get("psi", {}).items(), key=lambda item: -item[1])[:3]
         table.add_row(
-            entry["endpoint"],
             Text(entry["slot"], style=SLOT_STYLE.get(entry["slot"], "")),
             str(entry["model_version"]),
             f"{entry['requests']:,}",
@@ -228,7 +227,7 @@ def monitor_tables(state: dict[str, Any]) -> list[RenderableType]:
             f"{entry['errors']:,}",
             _milliseconds(latency.get("p50")),
             _milliseconds(latency.get("p95")),
-            ", ".join(f"{name} {value:.2f}" for name, value in moved_most),
+            ", ".join(f"{name} {value:.1f}" for name, value in moved_most),
         )
     return [table]
 
@@ -236,7 +235,7 @@ def monitor_tables(state: dict[str, Any]) -> list[RenderableType]:
 def drift_table(state: dict[str, Any]) -> Table:
     """Every feature's PSI against the training rows; an effect size, not a test."""
     entries = state.get("entries", [])
-    names = [f"{entry['endpoint']} {entry['slot']} v{entry['model_version']}" for entry in entries]
+    names = [f"{entry['slot']} {entry['model_version']}" for entry in entries]
     table = Table("feature", *names, box=None)
     features = sorted({name for entry in entries for name in entry.get("psi", {})})
     for feature in features:
@@ -249,21 +248,27 @@ def _milliseconds(value: float | None) -> str:
     return "-" if value is None else f"{value:.1f} ms"
 
 
+def _figure(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
 def demo_table(summary: "DemoSummary", directory: Path) -> RenderableType:
     """The demo's closing table."""
     table = Table(show_header=False, box=None, title="what happened")
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
     table.add_row("requests", f"{summary.requests_sent:,} sent, {summary.requests_failed} failed")
     for phase in summary.phases:
         mark = "within" if phase.ok else "OUTSIDE"
         table.add_row(
             f"split, {phase.name}",
-            f"{phase.split_observed:.2%} of {phase.n:,} for a target of {phase.split_target:.0%} "
-            f"({mark} {phase.interval_low:.2%} .. {phase.interval_high:.2%})",
+            f"{phase.split_observed:.1%} of {phase.n:,}, target {phase.split_target:.0%}: "
+            f"{mark} {phase.interval_low:.1%} .. {phase.interval_high:.1%}",
         )
     for quality in summary.quality_by_month:
         table.add_row(
             f"quality, {quality.month}, {quality.model}",
-            f"AUC {quality.auc:.3f}, log loss {quality.log_loss:.3f} on {quality.n:,} labelled flights",
+            f"AUC {_figure(quality.auc)}, log loss {_figure(quality.log_loss)} on {quality.n:,} labelled flights",
         )
     for gate in summary.gates:
         table.add_row(f"gate, {gate.candidate}", f"{gate.verdict}: {gate.reasons[0] if gate.reasons else ''}")

@@ -7,24 +7,28 @@ from dataclasses import fields
 
 from runtime.cluster.ports import RANGES
 from runtime.config.schema import PortsConfig
+from runtime.core.errors import TealError
 
 # Below 32768, as outgoing connections take theirs from above; apart from the ranges that clusters use by default.
-LOWEST, HIGHEST = 10100, 19900
-BLOCK = 200
-RANGE_SIZES = {"replica": 25, "replica_grpc": 25, "worker": 100}
+BLOCK = 100
+BLOCKS = (*range(10_100, 19_900, BLOCK), *range(21_100, 29_900, BLOCK))
+RANGE_SIZES = {"replica": 12, "replica_grpc": 12, "worker": 50}
 
 _taken: set[int] = set()
 
 
 def free_ports() -> PortsConfig:
-    """A PortsConfig whose ports are free now, all within one block of 200 that no other call in this process gets."""
-    blocks = list(range(LOWEST, HIGHEST, BLOCK))
+    """A PortsConfig whose ports are free now, all within one block that no other call in this process got.
+
+    TealError if there is none. Another process may take one of them before they are bound: `teal up` says so then.
+    """
+    blocks = [start for start in BLOCKS if start not in _taken]
     random.Random(os.getpid() + len(_taken)).shuffle(blocks)
     for start in blocks:
-        if start not in _taken and all(_is_free(port) for port in range(start, start + BLOCK)):
+        if all(_is_free(port) for port in range(start, start + BLOCK)):
             _taken.add(start)
             return _layout(start)
-    raise RuntimeError(f"no {BLOCK} free ports in a row between {LOWEST} and {HIGHEST}")
+    raise TealError(f"no {BLOCK} free ports in a row within {BLOCKS[0]}..{BLOCKS[-1]}; stop what listens there")
 
 
 def _layout(start: int) -> PortsConfig:

@@ -1,6 +1,7 @@
 """Run a file of `jobs/` on the cluster through the Ray Jobs API, and follow its output."""
 
 import asyncio
+import logging
 import os
 import shlex
 import sys
@@ -92,6 +93,8 @@ def submit(
     apply_environment(config)
     from ray.job_submission import JobSubmissionClient
 
+    # What is packed and uploaded is Ray's own affair; the job's output is what was asked for.
+    logging.getLogger("ray").setLevel(logging.ERROR)
     job_id = f"{job}-{uuid.uuid4().hex[:8]}"
     try:
         client = JobSubmissionClient(state.dashboard_url)

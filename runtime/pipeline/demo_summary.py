@@ -122,7 +122,8 @@ def _qualities(session: Session, record: DemoRecord) -> Sequence[Quality]:
         period_column="month",
         cluster_column="day",
     )
-    return report.qualities
+    order = [replayed.period for replayed in record.replayed]
+    return sorted(report.qualities, key=lambda quality: (order.index(quality.period), quality.model_version))
 
 
 def _quality_of_month(quality: Quality) -> QualityOfMonth:

@@ -1,15 +1,19 @@
 """The platform as one thing: `teal up`, `down` and `status`. Composes Ray, store, registry, edge and monitor."""
 
+import logging
 import threading
+import time
 from dataclasses import dataclass
 from typing import Any
 
 from runtime.config.schema import Config
-from runtime.core.errors import TealError
+from runtime.core.errors import TealError, UnreachableError
 from runtime.pipeline.progress import Progress
 from runtime.pipeline.steps import Session
 from runtime.store.control import ControlStore
 from runtime.store.records import EndpointState
+
+FLUSH_MARGIN_S = 0.5
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,9 +58,25 @@ def start_platform(config: Config, progress: Progress) -> PlatformStatus:
 
 
 def stop_platform(config: Config) -> bool:
-    """Stop every process that this home started. False if there was none."""
-    from runtime.cluster.ray_process import stop
+    """Stop every process that this home started. False if there was none.
 
+    The edge goes first, and replicas get the time of one flush: what was answered is in the payload log then.
+    """
+    from runtime.cluster.ray_process import connect, disconnect, read_state, stop
+    from runtime.serving.edge_actor import stop_edge
+
+    if read_state(config.paths.run) is not None:
+        try:
+            connect(config)
+            has_served = bool(ControlStore(config.paths.control).endpoints())
+            stop_edge(config)
+            if has_served:
+                time.sleep(config.serving.payload_flush_s + FLUSH_MARGIN_S)
+        except TealError as error:
+            # What does not answer any more cannot be drained; it is stopped all the same.
+            logging.getLogger(__name__).warning("stopping without draining: %s", error)
+        finally:
+            disconnect()
     return stop(config)
 
 
@@ -72,7 +92,6 @@ def read_status(config: Config) -> PlatformStatus:
 
 
 def _status(config: Config, session: Session, *, is_new: bool, is_running: bool = True) -> PlatformStatus:
-    from runtime.monitoring.actor import monitor_status
     from runtime.serving.edge_actor import edge_status
 
     ports = config.cluster.ports
@@ -85,8 +104,18 @@ def _status(config: Config, session: Session, *, is_new: bool, is_running: bool 
         metrics_url=f"http://{config.cluster.host}:{ports.monitor_metrics}/metrics",
         endpoints=session.store.endpoints(),
         edge=edge_status() if is_running else None,
-        monitor=monitor_status(config) if is_running else None,
+        monitor=_monitor_status(config) if is_running else None,
     )
+
+
+def _monitor_status(config: Config) -> dict[str, Any] | None:
+    """None while Ray restarts the monitor: serving does not wait for it, and neither does `status`."""
+    from runtime.monitoring.actor import monitor_status
+
+    try:
+        return monitor_status(config)
+    except UnreachableError:
+        return None
 
 
 def _create_registry(config: Config, store: ControlStore) -> None:

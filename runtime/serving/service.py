@@ -142,7 +142,9 @@ class SlotService:
         headers = [*self._headers, *reply.headers, (b"content-length", b"%d" % len(reply.body))]
         await send({"type": "http.response.start", "status": reply.status, "headers": headers})
         await send({"type": "http.response.body", "body": reply.body})
-        self._tally.add(reply.status, reply.rows, (time.perf_counter() - started) * 1000)
+        # Health checks come more often than requests may, and would hide how these do.
+        if scope["path"].endswith(":predict"):
+            self._tally.add(reply.status, reply.rows, (time.perf_counter() - started) * 1000)
 
     async def _reply(self, scope: Scope, receive: Receive, at_ns: int) -> Reply:
         headers = dict(scope["headers"])

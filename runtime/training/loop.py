@@ -19,6 +19,9 @@ from runtime.training.metrics import evaluate
 OnEpoch = Callable[[int, Mapping[str, float]], None]
 """Called after each epoch with its number, from 1, and its metrics."""
 
+MIN_STEPS_PER_EPOCH = 30
+MIN_BATCH_ROWS = 32
+
 
 def train(
     model_config: ModelConfig, training_config: TrainingConfig, split: Split, on_epoch: OnEpoch | None = None
@@ -62,11 +65,16 @@ def choose_device(wanted: str) -> torch.device:
     return torch.device("cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu")
 
 
+def count_batches(num_rows: int, batch_size: int) -> int:
+    """Steps of an epoch: more than `batch_size` asks for where a small table would give too few to learn from."""
+    return max(math.ceil(num_rows / batch_size), min(MIN_STEPS_PER_EPOCH, num_rows // MIN_BATCH_ROWS))
+
+
 def _epochs(model: TabularModel, config: TrainingConfig, split: Split, device: torch.device) -> Iterator[float]:
     """Run one epoch at each step; yields its mean training loss. The model is left in evaluation mode."""
     numeric, categorical = _inputs(model, split.train, device)
     labels = torch.tensor(split.train_labels, device=device)
-    num_batches = math.ceil(len(labels) / config.batch_size)
+    num_batches = count_batches(len(labels), config.batch_size)
     optimizer = torch.optim.AdamW(
         model.net.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
     )

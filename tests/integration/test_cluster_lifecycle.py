@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from runtime.cluster.doctor import examine
+from runtime.cluster.free_ports import free_ports
 from runtime.cluster.jobs import submit
 from runtime.cluster.places import ClusterPlaces
 from runtime.cluster.ports import listeners, non_loopback_listeners, port_owner, single_ports
@@ -25,7 +26,6 @@ from runtime.cluster.token import read_token
 from runtime.config.compose import save_config
 from runtime.config.schema import Config
 from tests.cluster_config import cluster_config
-from tests.ports import free_ports_config
 
 ROOT = Path(__file__).resolve().parents[2]
 NO_ROUTES = 503
@@ -70,7 +70,7 @@ def call(program: str, config: Config) -> list[str]:
 
 
 def new_config(directory: Path) -> Config:
-    return cluster_config(directory / "home", ports=free_ports_config())
+    return cluster_config(directory / "home", ports=free_ports())
 
 
 def check_nothing_is_left(config: Config) -> None:

@@ -184,7 +184,7 @@ def test_the_monitor_counts_what_was_served(own: dict[str, str], teal: Teal, pre
         (["shift", "10", "-e", "nobody"], 2, "no endpoint 'nobody'"),
         (["deploy", "churn:99"], 2, "churn"),
         (["prepare", "data.nme=x"], 2, "did you mean 'data.name'"),
-        (["sweep", "tune.families=[nothing]"], 2, "nothing"),
+        (["sweep", "data=churn", "tune.families=[nothing]"], 2, "model/nothing"),
         (["register", "--run", "nothing"], 2, "no candidate with run 'nothing'"),
         (["submit", "nothing"], 2, "nothing"),
     ],

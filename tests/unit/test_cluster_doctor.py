@@ -22,10 +22,10 @@ from runtime.cluster.doctor import (
     read_available_bytes,
     read_constraints,
 )
+from runtime.cluster.free_ports import free_ports
 from runtime.cluster.ports import PortOwner
 from runtime.cluster.processes import Process
 from tests.cluster_config import cluster_config
-from tests.ports import free_ports_config
 
 
 def process(pid: int, command: str) -> Process:
@@ -153,7 +153,7 @@ def test_token_in_the_home_directory_is_a_trap(tmp_path: Path) -> None:
 
 
 def test_this_machine_can_be_examined_without_changing_anything(tmp_path: Path) -> None:
-    findings = examine(cluster_config(tmp_path / "home", ports=free_ports_config()))
+    findings = examine(cluster_config(tmp_path / "home", ports=free_ports()))
     by_name = {finding.name: finding for finding in findings}
     assert by_name["cluster"].detail == "is not running"
     assert by_name["ports"].status == by_name["exposure"].status == by_name["haproxy"].status == "ok"

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from runtime.cluster.free_ports import free_ports
 from runtime.cluster.ports import (
     RANGES,
     Listener,
@@ -19,7 +20,6 @@ from runtime.cluster.ports import (
 )
 from runtime.config.schema import PortsConfig
 from runtime.core.errors import TealError
-from tests.ports import free_ports_config
 
 HEADER = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n"
 
@@ -65,7 +65,7 @@ def test_owner_of_a_port_is_named_with_pid_command_and_address(bound: tuple[int,
 
 
 def test_free_port_has_no_owner() -> None:
-    assert port_owner(free_ports_config().edge) is None
+    assert port_owner(free_ports().edge) is None
 
 
 def test_only_what_other_machines_may_reach_is_exposed(bound: tuple[int, int]) -> None:
@@ -77,7 +77,7 @@ def test_only_what_other_machines_may_reach_is_exposed(bound: tuple[int, int]) -
 
 def test_port_in_use_is_an_error_that_names_port_owner_and_key(bound: tuple[int, int]) -> None:
     with pytest.raises(TealError) as caught:
-        check_free({"cluster.ports.edge": bound[0], "cluster.ports.serve": free_ports_config().serve})
+        check_free({"cluster.ports.edge": bound[0], "cluster.ports.serve": free_ports().serve})
     message = str(caught.value)
     assert f"port {bound[0]} is in use by pid {os.getpid()} (" in message
     assert "set cluster.ports.edge to a free port" in message
@@ -110,7 +110,7 @@ def test_port_that_cannot_be_bound_is_refused(ports: dict[str, int], message: st
 
 
 def test_free_ports_of_two_calls_are_disjoint() -> None:
-    first, second = asdict(free_ports_config()), asdict(free_ports_config())
+    first, second = asdict(free_ports()), asdict(free_ports())
     assert len(set(first.values())) == len(first)
     assert not set(first.values()) & set(second.values())
     assert max(first.values()) < min(second.values()) or max(second.values()) < min(first.values())

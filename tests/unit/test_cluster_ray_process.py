@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from runtime.cluster.free_ports import free_ports
 from runtime.cluster.haproxy_program import find_haproxy, write_haproxy_program
 from runtime.cluster.places import ClusterPlaces
 from runtime.cluster.ray_process import connect, ray_start_command, start, stop
@@ -16,12 +17,11 @@ from runtime.cluster.token import ray_environment
 from runtime.config.schema import Config
 from runtime.core.errors import ConfigError, TealError, UnreachableError
 from tests.cluster_config import cluster_config
-from tests.ports import free_ports_config
 
 
 @pytest.fixture
 def config(tmp_path: Path) -> Config:
-    return cluster_config(tmp_path / "home", ports=free_ports_config())
+    return cluster_config(tmp_path / "home", ports=free_ports())
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.5", "example.org", ""])

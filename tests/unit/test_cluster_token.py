@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from runtime.cluster.free_ports import free_ports
 from runtime.cluster.places import MARKER, ClusterPlaces
 from runtime.cluster.token import cluster_environment, ensure_token, ray_environment, read_token
 from runtime.core.errors import TealError
 from tests.cluster_config import cluster_config
-from tests.ports import free_ports_config
 
 
 def test_token_is_made_once_and_only_its_owner_can_read_it(tmp_path: Path) -> None:
@@ -49,8 +49,8 @@ def test_environment_closes_ray_and_holds_no_secret(tmp_path: Path) -> None:
 
 
 def test_environment_of_two_homes_shares_no_path_and_no_port(tmp_path: Path) -> None:
-    first = ray_environment(cluster_config(tmp_path / "a", ports=free_ports_config()))
-    second = ray_environment(cluster_config(tmp_path / "b", ports=free_ports_config()))
+    first = ray_environment(cluster_config(tmp_path / "a", ports=free_ports()))
+    second = ray_environment(cluster_config(tmp_path / "b", ports=free_ports()))
     paths_and_ports = [
         name for name, value in first.items() if "/" in value or (value.isdigit() and int(value) >= 1024)
     ]
@@ -59,7 +59,7 @@ def test_environment_of_two_homes_shares_no_path_and_no_port(tmp_path: Path) -> 
 
 
 def test_environment_sets_every_port_that_has_no_option_of_ray_start(tmp_path: Path) -> None:
-    config = cluster_config(tmp_path, ports=free_ports_config())
+    config = cluster_config(tmp_path, ports=free_ports())
     values = set(ray_environment(config).values())
     ports = asdict(config.cluster.ports)
     named = ("serve_fallback", "haproxy_metrics", "haproxy_stats", "dashboard_metrics", "replica_min", "replica_max")

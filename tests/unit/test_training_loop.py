@@ -9,7 +9,7 @@ import torch
 from runtime.config.schema import ModelConfig, TrainingConfig
 from runtime.core.errors import ConfigError, TealError
 from runtime.models.tabular import TabularModel
-from runtime.training.loop import choose_device, train
+from runtime.training.loop import choose_device, count_batches, train
 from runtime.training.metrics import evaluate
 from tests import training_example as example
 
@@ -110,3 +110,8 @@ def test_a_gpu_that_is_not_there_is_a_config_error(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert choose_device("auto").type == "cuda"
     assert choose_device("cpu").type == "cpu"
+
+
+@pytest.mark.parametrize(("num_rows", "num_batches"), [(105_000, 103), (3200, 30), (320, 10), (20, 1)])
+def test_a_small_table_gets_enough_steps(num_rows: int, num_batches: int) -> None:
+    assert count_batches(num_rows, 1024) == num_batches
