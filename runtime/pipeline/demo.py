@@ -10,23 +10,23 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
-
-import numpy as np
-import pyarrow as pa
 
 from runtime.cluster.free_ports import free_ports
 from runtime.config.compose import compose, save_config
 from runtime.core.errors import RefusedError, TealError
-from runtime.data.contract import feature_names, group_name, label_name, time_name
-from runtime.data.delta import read_table
+from runtime.data.contract import group_name, label_name
 from runtime.monitoring.actor import mark_period, monitor_drift
-from runtime.pipeline.load import Answer, BackgroundLoad
+from runtime.monitoring.quality import Quality
+from runtime.pipeline.demo_quality import month_quality
+from runtime.pipeline.demo_record import DemoGate, DemoPhase, DemoRecord
+from runtime.pipeline.demo_world import WORLD_WINDOW, World
+from runtime.pipeline.load import BackgroundLoad
 from runtime.pipeline.platform import start_platform, stop_platform
 from runtime.pipeline.progress import Progress
-from runtime.pipeline.replay import Replayed, replay, send_labels
+from runtime.pipeline.replay import replay, send_labels
 from runtime.pipeline.steps import (
     Deployed,
     Session,
@@ -41,26 +41,19 @@ from runtime.store.records import EndpointState, Slot
 
 ACTOR = "demo"
 SEED = 20130101
-LOAD_PER_S = 60.0
-ANSWERS_PER_PHASE = 300
+LOAD_PER_S = 80.0
+ANSWERS_PER_PHASE = 500
 PHASE_TIMEOUT_S = 60.0
 MONITOR_TIMEOUT_S = 20.0
 SLOW_DELAY_MS = 40
-ROLLBACK_SETTLE_S = 1.5
+ROLLBACK_SETTLE_S = 3.0
 """How long the load goes on after the rollback, to see whether the bad slot still begins an answer."""
-STREAM = "flights_as_they_come"
-"""The table that plays the world: rows that have not happened yet for the model."""
 FIRST_WINDOW = ("data.until=2013-06-01",)
 FIRST_TRAINING = ("training.train_until=2013-05-01", "training.validation_since=2013-05-01")
 SECOND_WINDOW = ("data.until=2013-08-01",)
 SECOND_TRAINING = ("training.train_until=2013-07-01",)
 SECOND_GATE = ("gate.holdout_since=2013-07-01", "gate.holdout_until=2013-08-01")
 STALE_TRAINING = ("training.train_until=2013-01-15", "training.epochs=2", "tune.num_samples=1")
-MONTHS = {
-    "May": ("2013-05-01", "2013-06-01"),
-    "June": ("2013-06-01", "2013-07-01"),
-    "July": ("2013-07-01", "2013-08-01"),
-}
 
 
 class Screen(Progress, Protocol):
@@ -71,52 +64,6 @@ class Screen(Progress, Protocol):
 
     def fact(self, text: str) -> None:
         """Something was found out."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class DemoPhase:
-    """A time of one target share, told by the generations that routed it."""
-
-    name: str
-    slot: Slot
-    share: int
-    generations: set[int]
-    started_at: float
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class DemoGate:
-    run_id: str
-    champion: str | None
-    holdout: str
-    verdict: str
-    report: dict[str, Any]
-    is_forced: bool
-
-
-@dataclass(kw_only=True)
-class DemoRecord:
-    """What the run found, as it found it; `demo_summary` makes the summary of it."""
-
-    events: list[tuple[float, str, str]] = field(default_factory=list)
-    """When, what, and what of it."""
-    phases: list[DemoPhase] = field(default_factory=list)
-    gates: list[DemoGate] = field(default_factory=list)
-    candidates: list[Any] = field(default_factory=list)
-    """training.sweep.Candidate of every sweep, in order."""
-    replayed: list[Replayed] = field(default_factory=list)
-    num_label_requests: int = 0
-    num_label_requests_failed: int = 0
-    drift: dict[str, dict[str, float]] = field(default_factory=dict)
-    """Month to feature to PSI."""
-    data_versions: list[str] = field(default_factory=list)
-    names: dict[str, str] = field(default_factory=dict)
-    """Run of each candidate to the name that people read."""
-    champion: str = ""
-    bad_slot: Slot = "blue"
-    bad_version: str = ""
-    rollback_issued_at: float = 0.0
-    answers: list[Answer] = field(default_factory=list)
 
 
 class Demo:
@@ -130,6 +77,7 @@ class Demo:
         self.endpoint = session.config.serving.endpoint
         cluster = session.config.cluster
         self.edge_url = f"http://{cluster.host}:{cluster.ports.edge}"
+        self.world = World(session)
         self.record = DemoRecord()
         self.load: BackgroundLoad | None = None
 
@@ -156,7 +104,7 @@ class Demo:
         version = prepare_data(self.at(*FIRST_WINDOW)).version
         self.saw(f"data {version.label}: {version.num_rows:,} flights of January to May")
         self.record.data_versions.append(version.label)
-        prepare_data(self.at(f"data.name={STREAM}", "data.since=2013-05-01", *SECOND_WINDOW))
+        prepare_data(self.at(*WORLD_WINDOW))
         session = self.at(*FIRST_WINDOW, *FIRST_TRAINING)
         model = self.sweep_and_register(session, "first")
         deployed = deploy_version(session, model, actor=ACTOR)
@@ -165,25 +113,27 @@ class Demo:
 
     def start_load(self) -> None:
         url = f"{self.edge_url}/v1/models/{self.endpoint}:predict"
-        self.load = BackgroundLoad(url, self.sample("May"), rate_per_s=LOAD_PER_S, seed=SEED)
+        self.load = BackgroundLoad(url, self.world.sample("May"), rate_per_s=LOAD_PER_S, seed=SEED)
         self.event("the load starts")
 
     def live_through(self, month: str) -> None:
         self.screen.stage(f"{month}: its flights come as requests, their labels come back")
         assert self.load is not None
-        self.load.set_rows(self.sample(month))
+        self.load.set_rows(self.world.sample(month))
         self.event(f"{month} begins")
         since = mark_period(self.session.config)
-        table = self.month(month)
+        table = self.world.month(month)
         columns = self.session.config.data.columns
         day = group_name(columns)
         assert day is not None
         groups, labels = (table.column(name).to_pylist() for name in (day, label_name(columns)))
-        replayed = replay(self.edge_url, self.endpoint, self.rows(table), groups, labels, month, self.screen)
+        replayed = replay(self.edge_url, self.endpoint, self.world.rows(table), groups, labels, month, self.screen)
         self.record.replayed.append(replayed)
         sent, failed = send_labels(self.edge_url, self.endpoint, replayed, self.screen)
         self.record.num_label_requests += sent
         self.record.num_label_requests_failed += failed
+        quality = self.wait_for_quality(month, len(replayed.labels))
+        self.saw(f"{month} by its labels: AUC {quality.auc.value!s:.5}, log loss {quality.log_loss.value!s:.5}")
         self.record.drift[month] = self.read_drift(since, table.num_rows)
         worst = sorted(self.record.drift[month].items(), key=lambda item: -item[1])[:3]
         self.saw(f"{month} drifts most in " + ", ".join(f"{name} (PSI {psi:.2f})" for name, psi in worst))
@@ -314,6 +264,20 @@ class Demo:
             )
         )
 
+    def wait_for_quality(self, month: str, num_labels: int) -> Quality:
+        """Quality of one month, once every label is in the log: replicas write what they took every few seconds."""
+        deadline = time.monotonic() + MONITOR_TIMEOUT_S
+        while True:
+            quality = next((one for one in month_quality(self.session, self.record) if one.period == month), None)
+            if quality is not None and quality.num_labelled == num_labels:
+                return quality
+            if time.monotonic() > deadline:
+                seen = 0 if quality is None else quality.num_labelled
+                raise TealError(
+                    f"{seen} of {num_labels} labels of {month} are in the log after {MONITOR_TIMEOUT_S:g} s"
+                )
+            time.sleep(self.session.config.serving.payload_flush_s / 4)
+
     def read_drift(self, since: float, num_rows: int) -> dict[str, float]:
         """PSI by feature of what was served since a mark, once the monitor has counted all of it."""
         deadline = time.monotonic() + MONITOR_TIMEOUT_S
@@ -328,22 +292,6 @@ class Demo:
                 seen = 0 if entry is None else entry["rows"]
                 raise TealError(f"the monitor counted {seen} of {num_rows} rows after {MONITOR_TIMEOUT_S:g} s")
             time.sleep(self.session.config.monitoring.push_interval_s / 2)
-
-    def month(self, name: str) -> pa.Table:
-        since, until = MONTHS[name]
-        version = self.store.data_version(STREAM)
-        time_column = time_name(self.session.config.data.columns)
-        return read_table(version.uri, version.version, since=since, until=until, time_column=time_column)
-
-    def rows(self, table: pa.Table) -> list[dict[str, Any]]:
-        rows: list[dict[str, Any]] = table.select(list(feature_names(self.session.config.data.columns))).to_pylist()
-        return rows
-
-    def sample(self, month: str, num_rows: int = 2000) -> list[dict[str, Any]]:
-        """Rows of a month in random order, for the constant load."""
-        table = self.month(month)
-        chosen = np.random.default_rng(SEED).choice(table.num_rows, size=num_rows, replace=False)
-        return self.rows(table.take(pa.array(chosen)))
 
     def event(self, title: str, detail: str = "") -> None:
         self.record.events.append((time.time(), title, detail))

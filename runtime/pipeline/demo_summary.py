@@ -1,13 +1,11 @@
 """A demo's record as its summary: shares with intervals, quality by month from the labels, the series of the plots."""
 
 import platform
-from collections.abc import Sequence
 from importlib.metadata import version
 
-import pyarrow as pa
-
-from runtime.monitoring.quality import Quality, measure_quality
-from runtime.pipeline.demo import DemoGate, DemoRecord
+from runtime.monitoring.quality import Quality
+from runtime.pipeline.demo_quality import month_quality
+from runtime.pipeline.demo_record import DemoGate, DemoRecord
 from runtime.pipeline.observed import by_second, last_start_ms, observed_share
 from runtime.pipeline.steps import Session
 from runtime.pipeline.summary import (
@@ -21,7 +19,6 @@ from runtime.pipeline.summary import (
     QualityOfMonth,
     TargetStep,
 )
-from runtime.serving.payload import feedback_uri, payload_uri, read_feedback, read_payload
 from runtime.store.records import FULL_SHARE
 
 LIMITS = [
@@ -37,7 +34,7 @@ def summarise(session: Session, record: DemoRecord, *, duration_s: float) -> Dem
     started_at = min(answer.started_at for answer in record.answers)
     replay_sent = sum(replayed.num_requests for replayed in record.replayed) + record.num_label_requests
     replay_failed = sum(replayed.num_failed for replayed in record.replayed) + record.num_label_requests_failed
-    qualities = _qualities(session, record)
+    qualities = month_quality(session, record)
     return DemoSummary(
         requests_sent=len(record.answers) + replay_sent,
         requests_failed=sum(answer.is_failed for answer in record.answers) + replay_failed,
@@ -101,29 +98,6 @@ def _phases(record: DemoRecord) -> list[Phase]:
             )
         )
     return phases
-
-
-def _qualities(session: Session, record: DemoRecord) -> Sequence[Quality]:
-    """Quality of what was answered for each month's flights, by the labels that came back for them."""
-    endpoint = session.config.serving.endpoint
-    payload_root = session.config.paths.payload
-    months = pa.table(
-        {
-            "prediction_id": [one for replayed in record.replayed for one in replayed.prediction_ids],
-            "row": pa.array([row for replayed in record.replayed for row in replayed.row_numbers], pa.int32()),
-            "month": [replayed.period for replayed in record.replayed for _ in replayed.prediction_ids],
-            "day": [day for replayed in record.replayed for day in replayed.groups],
-        }
-    )
-    payload = read_payload(payload_uri(payload_root, endpoint))
-    report = measure_quality(
-        payload.join(months, ["prediction_id", "row"], join_type="inner"),
-        read_feedback(feedback_uri(payload_root, endpoint)),
-        period_column="month",
-        cluster_column="day",
-    )
-    order = [replayed.period for replayed in record.replayed]
-    return sorted(report.qualities, key=lambda quality: (order.index(quality.period), quality.model_version))
 
 
 def _quality_of_month(quality: Quality) -> QualityOfMonth:
