@@ -6,7 +6,14 @@ from typing import Annotated
 import typer
 
 from runtime.cli import render
-from runtime.cli.context import Output, open_session, progress_bar, read_config, saved_config_path
+from runtime.cli.context import (
+    Output,
+    config_for_start,
+    open_session,
+    progress_bar,
+    read_config,
+    saved_config_path,
+)
 from runtime.config.compose import save_config
 from runtime.core.errors import TealError
 
@@ -31,7 +38,7 @@ def up(overrides: Overrides = None, is_json: Json = False) -> None:
     """Start Ray, the control store, the edge and the monitor; a second `up` changes nothing."""
     from runtime.pipeline.platform import start_platform
 
-    config = read_config(overrides or [])
+    config = config_for_start(overrides or [])
     with progress_bar() as progress:
         platform = start_platform(config, progress)
     save_config(config, saved_config_path())

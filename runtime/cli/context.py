@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from runtime.config.compose import compose, load_config
+from runtime.config.compose import compose, load_config, to_plain
 from runtime.config.schema import Config
+from runtime.core.errors import UsageError
 
 if TYPE_CHECKING:
     from runtime.pipeline.steps import Session
@@ -37,6 +38,39 @@ def read_config(overrides: Sequence[str] = ()) -> Config:
         return saved
     config = compose(overrides)
     return config if saved is None else replace(config, cluster=saved.cluster, paths=saved.paths)
+
+
+def config_for_start(overrides: Sequence[str]) -> Config:
+    """What `teal up` starts: what runs already, if nothing else is asked for, else the composed configuration.
+
+    UsageError if something else runs: ports and paths of a running platform cannot change.
+    """
+    from runtime.cluster.ray_process import read_state
+
+    path = saved_config_path()
+    if not path.exists() or read_state(path.parent) is None:
+        return compose(overrides)
+    running = load_config(path)
+    if not overrides:
+        return running
+    wanted = compose(overrides)
+    changes = [
+        f"{key} is {old!r}, not {new!r}"
+        for part in ("cluster", "paths")
+        for key, old, new in _differences(part, to_plain(getattr(running, part)), to_plain(getattr(wanted, part)))
+        if any(override.lstrip("+").startswith(f"{key}=") for override in overrides)
+    ]
+    if changes:
+        raise UsageError(f"the platform runs with other settings: {', '.join(changes)}; run `teal down` first")
+    return replace(wanted, cluster=running.cluster, paths=running.paths)
+
+
+def _differences(prefix: str, old: Any, new: Any) -> Iterator[tuple[str, Any, Any]]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in old:
+            yield from _differences(f"{prefix}.{key}", old[key], new.get(key))
+    elif old != new:
+        yield prefix, old, new
 
 
 def find_endpoint(config: Config, store: "ControlStore", asked: str | None) -> str:

@@ -187,6 +187,7 @@ def test_the_monitor_counts_what_was_served(own: dict[str, str], teal: Teal, pre
         (["sweep", "data=churn", "tune.families=[nothing]"], 2, "model/nothing"),
         (["register", "--run", "nothing"], 2, "no candidate with run 'nothing'"),
         (["submit", "nothing"], 2, "nothing"),
+        (["up", "cluster.ports.edge=1234"], 2, "the platform runs with other settings: cluster.ports.edge is"),
     ],
 )
 def test_wrong_usage_changes_nothing_and_says_why(
