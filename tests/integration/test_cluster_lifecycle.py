@@ -31,7 +31,8 @@ ROOT = Path(__file__).resolve().parents[2]
 NO_ROUTES = 503
 """What Ray's HAProxy answers to a health check until the first application is deployed."""
 START = """
-import json, sys
+import json, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in what a script starts in the background
 from pathlib import Path
 from runtime.cluster.ray_process import start
 from runtime.config.compose import load_config
