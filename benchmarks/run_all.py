@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 HERE = Path(__file__).parent
-BENCHMARKS = ("serving",)
+BENCHMARKS = ("serving", "drift_statistics", "rollout_statistics")
 RESULTS = HERE.parent / ".bench" / "results"
 
 
