@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from runtime.config.schema import Config
 from runtime.core.errors import RefusedError
 from runtime.rollout import traffic
-from runtime.serving.edge_config import app_name
 from runtime.serving.edge_files import read_secret, touch_hint
+from runtime.serving.edge_shares import app_name
 from runtime.serving.reconcile import probe
 from runtime.store.control import ControlStore
 from runtime.store.records import EndpointState, Slot

@@ -15,9 +15,10 @@ from typing import Any, Protocol
 
 from runtime.config.schema import ClusterConfig
 from runtime.core.errors import TealError, UnreachableError
-from runtime.serving.edge_config import render_config, render_shares
+from runtime.serving.edge_config import render_config
 from runtime.serving.edge_files import EdgeFiles
 from runtime.serving.edge_process import EdgeProcess
+from runtime.serving.edge_shares import render_shares
 from runtime.store.records import EndpointState
 
 logger = logging.getLogger(__name__)

@@ -16,8 +16,8 @@ from typing import Any
 from runtime.config.schema import ClusterConfig, Config, ServingConfig
 from runtime.core.errors import ConflictError, TealError, UnreachableError
 from runtime.core.files import write_atomic
-from runtime.serving.edge_config import app_name
 from runtime.serving.edge_files import read_secret
+from runtime.serving.edge_shares import app_name
 from runtime.store.control import ControlStore
 from runtime.store.records import SLOTS, EndpointState, ModelVersion, Slot
 

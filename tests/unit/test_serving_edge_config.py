@@ -8,9 +8,10 @@ import pytest
 
 from runtime.config.schema import ClusterConfig
 from runtime.core.errors import ConfigError
-from runtime.serving.edge_config import render_config, render_shares, share_value
+from runtime.serving.edge_config import render_config
 from runtime.serving.edge_files import MAX_SOCKET_PATH, EdgeFiles
 from runtime.serving.edge_process import haproxy_binary
+from runtime.serving.edge_shares import render_shares, share_value
 from runtime.store.records import EndpointState, ModelVersion, SlotState
 
 MODEL = ModelVersion(name="m", version=1, run_id="", bundle_uri="", bundle_sha256="", lineage={}, created_at="")
