@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: setup check test demo bench lock clean
+.PHONY: setup check test demo bench bench-peers lock clean
 
 setup: $(INSTALLED)
 
@@ -28,6 +28,11 @@ demo: setup
 	$(BIN)/teal demo
 
 bench: setup
+	$(BIN)/python -m benchmarks.run_all
+
+# The same with MLServer, LitServe and BentoML, each in an environment of its own under .bench (3 GB).
+bench-peers: setup
+	$(BIN)/python -m benchmarks.peers.install
 	$(BIN)/python -m benchmarks.run_all
 
 clean:

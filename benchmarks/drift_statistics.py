@@ -21,13 +21,21 @@ from scipy import special, stats
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from benchmarks import drift_flights  # noqa: E402
 from benchmarks.result import Figure, report  # noqa: E402
 from runtime.data.counts import Binning, Float32s, Float64s, Int64s  # noqa: E402
 from runtime.data.encoding import Encoded, Encoding  # noqa: E402
 from runtime.data.profile import Profile, build_profile  # noqa: E402
 from runtime.monitoring.detector import DetectorConfig, DriftDetector, log_mean, reference_probabilities  # noqa: E402
 from runtime.monitoring.drift import fold_numeric, psi  # noqa: E402
-from runtime.monitoring.stream import Cusum, Ewma, Shewhart, StreamDetector  # noqa: E402
+from runtime.monitoring.stream import (  # noqa: E402
+    Adwin,
+    Cusum,
+    Ewma,
+    PageHinkley,
+    Shewhart,
+    StreamDetector,
+)
 
 SEED = 20260
 NUM_FEATURES = 30
@@ -91,6 +99,9 @@ def main() -> int:
     say(started, "other rules measured")
     lengths = {name: measure_run_length(name, shift, num_charts) for name, (_, shift) in TEXTBOOK.items()}
     say(started, "control charts measured")
+    flights = drift_flights.measure_flights() if drift_flights.is_available() else None
+    disagreements = compare_with_river()
+    say(started, "flights and river compared")
     figures = [
         Figure(name=name, value=value, unit=unit, target=target, op=">=" if name.startswith("run_length") else "<=")
         for name, value, unit, target in (
@@ -110,6 +121,11 @@ def main() -> int:
     for name, (expected, _) in TEXTBOOK.items():
         error = abs(lengths[name]["mean"] / expected - 1)
         figures.append(Figure(name=f"{name}_textbook_error", value=error, unit="share", target=0.05, op="<="))
+    if flights is not None:
+        alarms = flights["false_alarms"]
+        figures.append(Figure(name="flights_false_alarms", value=alarms, unit="alarms", target=0.0, op="<="))
+    for name, number in disagreements.items():
+        figures.append(Figure(name=f"{name}_river_disagreements", value=number, unit="streams", target=0.0, op="<="))
     for name, shares in others[str(NUM_ROWS)].items():
         false_alarm_share = shares["false_alarm_share"]
         figures.append(
@@ -121,6 +137,7 @@ def main() -> int:
         "delays": delays,
         "others_by_rows_per_tick": others,
         "control_charts": lengths,
+        "flights": flights,
         "seconds": time.monotonic() - started,
     }
     return report("drift_statistics", figures, raw, arguments.json)
@@ -345,6 +362,31 @@ def measure_run_length(name: str, shift: float, num_alarms: int) -> dict[str, fl
         "standard_error": float(np.std(lengths) / math.sqrt(len(lengths))),
         "alarms": float(len(lengths)),
     }
+
+
+def compare_with_river() -> dict[str, float]:
+    """Of 20 streams that change: those whose first alarm differs from river's, for ADWIN by more than two checks."""
+    from river import drift
+
+    river: Any = drift
+    found = {"page_hinkley": 0.0, "adwin": 0.0}
+    for seed in range(20):
+        generator = np.random.default_rng(SEED + 5 + seed)
+        values = np.concatenate([generator.normal(0.4, 0.1, 1_500), generator.normal(0.5, 0.1, 1_500)]).tolist()
+        pairs: dict[str, tuple[StreamDetector, Any, int]] = {
+            "page_hinkley": (PageHinkley(limit=5.0), river.PageHinkley(threshold=5.0), 0),
+            "adwin": (Adwin(), river.ADWIN(), 64),
+        }
+        for name, (ours, theirs, tolerance) in pairs.items():
+            first = next((index for index, value in enumerate(values) if ours.update(value)), -1)
+            rivers = next((index for index, value in enumerate(values) if _update(theirs, value)), -1)
+            found[name] += abs(first - rivers) > tolerance
+    return found
+
+
+def _update(detector: Any, value: float) -> bool:
+    detector.update(value)
+    return bool(detector.drift_detected)
 
 
 if __name__ == "__main__":

@@ -2,45 +2,55 @@
 
 All are up at the same time and take turns, so that a slow minute of the machine hits all of them. wrk drives each at
 1 and at 32 connections; a figure is the median over rounds of the ratio within a round. teal's way does more than the
-others': it splits, checks a secret, logs every row, counts drift.
+others': it splits, asks for a bearer token, checks the contract, logs every row, counts drift.
 """
 
 import argparse
 import contextlib
 import json
 import os
-import re
 import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-import urllib.error
-import urllib.request
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+import orjson  # noqa: E402
+
+from benchmarks.peer_serving import STARTS, installed_peers  # noqa: E402
 from benchmarks.result import Figure, report  # noqa: E402
+from benchmarks.running_teal import (  # noqa: E402
+    CANARY_SHARE,
+    RayPeer,
+    RunningTeal,
+    check_refuses_strangers,
+    teal_cluster,
+    wait_answer,
+)
+from benchmarks.wrk import JSON, Contestant, Measured, median, run_wrk, write_script  # noqa: E402
 from runtime.cluster.free_ports import free_ports  # noqa: E402
-from runtime.config.schema import Config, PortsConfig  # noqa: E402
+from runtime.config.schema import PortsConfig  # noqa: E402
 from runtime.core.errors import TealError  # noqa: E402
 from tests.serving_example import example_config, example_model_version, example_row  # noqa: E402
 
 CONNECTIONS = (1, 32)
-CANARY_SHARE = 1000
+IDLE_WATCHED_S = 3.0
 RAY_SERVE_VARIABLES = ("RAY_SERVE_", "RAY_AUTH", "RAY_ADDRESS", "TEAL_", "RAY_ENABLE", "DASHBOARD_")
 TARGETS = {
-    "serve_direct": 0.75,
-    "serve_gateway": 10.0,
-    "serve_gateway_throughput": 4.0,
+    "serve_direct": 0.85,
+    "serve_gateway": 15.0,
+    "serve_gateway_throughput": 5.0,
     "serve_gateway_tuned": None,
-    "uvicorn": None,
+    "uvicorn": 0.7,
+    "mlserver": 1.1,
+    "litserve": 2.0,
+    "bentoml": 4.0,
 }
 PEERS = {
     "serve_direct": "bare",
@@ -48,14 +58,14 @@ PEERS = {
     "serve_gateway_throughput": "gateway_throughput",
     "serve_gateway_tuned": "gateway_tuned",
     "uvicorn": "uvicorn",
+    "mlserver": "mlserver",
+    "litserve": "litserve",
+    "bentoml": "bentoml",
 }
+APART = ("mlserver", "litserve", "bentoml")
+"""Those that are there only where `make bench-peers` has built their environments."""
 
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Measured:
-    requests_per_s: float
-    p50_ms: float
-    p99_ms: float
+Samples = dict[str, dict[int, list[Measured]]]
 
 
 def main() -> int:
@@ -67,24 +77,35 @@ def main() -> int:
     if shutil.which("wrk") is None:
         print("wrk is not installed; on Debian `apt-get install wrk`", file=sys.stderr)
         return 1
+    missing = sorted(set(APART) - set(installed_peers()))
+    if missing:
+        print(f"not installed and left out: {', '.join(missing)}; `make bench-peers` installs them", file=sys.stderr)
+    used_before = used_mib()
     try:
-        with tempfile.TemporaryDirectory(prefix="tb-") as directory, targets(Path(directory)) as urls:
-            samples = measure(urls, Path(directory), rounds=rounds, duration_s=duration_s)
+        with tempfile.TemporaryDirectory(prefix="tb-") as directory, targets(Path(directory)) as (teal, contestants):
+            memory_mib, idle_cpus = used_mib() - used_before, busy_cpus(IDLE_WATCHED_S)
+            samples = measure(contestants, Path(directory), rounds=rounds, duration_s=duration_s)
+            kept = teal.kept("example")
     except TealError as error:
         print(f"benchmarks/serving.py: {error}", file=sys.stderr)
         return error.exit_code
     figures = [
         Figure(name=name, value=median_ratio(samples, "teal", PEERS[name], 32), unit="ratio", target=target, op=">=")
         for name, target in TARGETS.items()
+        if PEERS[name] in samples
     ]
-    teal = samples["teal"][32]
-    figures.append(
-        Figure(name="teal_requests", value=median(teal, "requests_per_s"), unit="requests/s", target=None, op=">=")
-    )
+    teal_per_s = median(samples["teal"][32], "requests_per_s")
+    figures += [
+        Figure(name="teal_requests", value=teal_per_s, unit="requests/s", target=None, op=">="),
+        Figure(name="teal_rows_not_logged", value=kept["dropped_rows"], unit="rows", target=0, op="<="),
+        Figure(name="idle_cpus", value=idle_cpus, unit="CPUs", target=None, op="<="),
+    ]
     raw = {
         "rounds": rounds,
         "round_s": duration_s,
         "canary_share": CANARY_SHARE / 10_000,
+        "teal_kept": kept,
+        "all_up_mib": memory_mib,
         "by_target": {
             name: {
                 str(connections): {field: median(values, field) for field in ("requests_per_s", "p50_ms", "p99_ms")}
@@ -93,149 +114,99 @@ def main() -> int:
             }
             for name, by_connections in samples.items()
         },
-        "ratios_at_1_connection": {name: median_ratio(samples, "teal", peer, 1) for name, peer in PEERS.items()},
+        "ratios_at_1_connection": {
+            name: median_ratio(samples, "teal", peer, 1) for name, peer in PEERS.items() if peer in samples
+        },
     }
     return report("serving", figures, raw, arguments.json)
 
 
-def measure(
-    urls: dict[str, str], directory: Path, *, rounds: int, duration_s: int
-) -> dict[str, dict[int, list[Measured]]]:
-    """Every target in turn, round after round, the order reversed in every second one."""
-    script = directory / "request.lua"
-    body = json.dumps({"instances": [example_row()]})
-    script.write_text(f'wrk.method="POST"\nwrk.headers["content-type"]="application/json"\nwrk.body=[[{body}]]\n')
-    samples: dict[str, dict[int, list[Measured]]] = {
-        name: {connections: [] for connections in CONNECTIONS} for name in urls
-    }
-    for name, url in urls.items():
-        run_wrk(name, url, script, connections=8, duration_s=1)
+def measure(contestants: Sequence[Contestant], directory: Path, *, rounds: int, duration_s: int) -> Samples:
+    """Every contestant in turn, round after round, the order reversed in every second one."""
+    samples: Samples = {one.name: {connections: [] for connections in CONNECTIONS} for one in contestants}
+    scripts = {one.name: write_script(one, directory) for one in contestants}
+    for one in contestants:
+        run_wrk(one.name, one.url, scripts[one.name], connections=8, duration_s=1)
     for number in range(rounds):
-        names = list(urls) if number % 2 == 0 else list(reversed(urls))
+        ordered = contestants if number % 2 == 0 else contestants[::-1]
         for connections in CONNECTIONS:
-            for name in names:
-                measured = run_wrk(name, urls[name], script, connections=connections, duration_s=duration_s)
-                samples[name][connections].append(measured)
+            for one in ordered:
+                measured = run_wrk(one.name, one.url, scripts[one.name], connections=connections, duration_s=duration_s)
+                samples[one.name][connections].append(measured)
                 print(
-                    f"round {number + 1}/{rounds} {name:20} {connections:3} connections "
+                    f"round {number + 1}/{rounds} {one.name:20} {connections:3} connections "
                     f"{measured.requests_per_s:8.0f}/s p50 {measured.p50_ms:7.2f} ms p99 {measured.p99_ms:7.2f} ms",
                     file=sys.stderr,
                 )
     return samples
 
 
-def run_wrk(name: str, url: str, script: Path, *, connections: int, duration_s: int) -> Measured:
-    command = ["wrk", "-t1", f"-c{connections}", f"-d{duration_s}s", "--latency", "-s", str(script), url]
-    text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    if "Non-2xx" in text or "Socket errors" in text:
-        raise TealError(f"{name} lost requests: {text}")
-    rate = re.search(r"Requests/sec:\s+([\d.]+)", text)
-    if rate is None:
-        raise TealError(f"wrk said nothing about {name}: {text}")
-    return Measured(
-        requests_per_s=float(rate[1]), p50_ms=_percentile_ms(text, "50%"), p99_ms=_percentile_ms(text, "99%")
-    )
-
-
-def _percentile_ms(text: str, percentile: str) -> float:
-    found = re.search(rf"^\s+{percentile}\s+([\d.]+)(us|ms|s)\s*$", text, re.MULTILINE)
-    if found is None:
-        raise TealError(f"wrk gave no {percentile}: {text}")
-    return float(found[1]) * {"us": 0.001, "ms": 1.0, "s": 1000.0}[found[2]]
-
-
-def median(values: list[Measured], field: str) -> float:
-    return float(statistics.median(getattr(value, field) for value in values))
-
-
-def median_ratio(samples: dict[str, dict[int, list[Measured]]], name: str, peer: str, connections: int) -> float:
+def median_ratio(samples: Samples, name: str, peer: str, connections: int) -> float:
     pairs = zip(samples[name][connections], samples[peer][connections], strict=True)
     return statistics.median(ours.requests_per_s / theirs.requests_per_s for ours, theirs in pairs)
+
+
+def used_mib() -> float:
+    """Memory of the whole machine that is in use."""
+    lines = (line.split() for line in Path("/proc/meminfo").read_text().splitlines())
+    kib = {fields[0]: int(fields[1]) for fields in lines}
+    return (kib["MemTotal:"] - kib["MemAvailable:"]) / 1024
+
+
+def busy_cpus(watched_s: float) -> float:
+    """CPUs of the whole machine that are busy, on average: what the contestants cost while nobody asks them."""
+
+    def jiffies() -> tuple[int, int]:
+        values = [int(value) for value in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
+        return sum(values), values[3] + values[4]
+
+    total, idle = jiffies()
+    time.sleep(watched_s)
+    later_total, later_idle = jiffies()
+    return (os.cpu_count() or 1) * (1 - (later_idle - idle) / (later_total - total))
 
 
 # -- what is measured --------------------------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
-def targets(directory: Path) -> Iterator[dict[str, str]]:
-    """Everything up and warm: name to URL."""
+def targets(directory: Path) -> Iterator[tuple[RunningTeal, list[Contestant]]]:
+    """Everything up and warm."""
     config = example_config(directory / "home")
     bundle_dir = directory / "bundle"
     model = example_model_version(bundle_dir)
-    ports = config.cluster.ports
     default, throughput = free_ports(), free_ports()
-    host = config.cluster.host
-    urls = {
-        "teal": f"http://{host}:{ports.edge}/v1/models/example:predict",
-        "bare": f"http://{host}:{ports.serve}/bare",
-        "gateway_throughput": f"http://{host}:{throughput.serve}/gateway",
-        "gateway_tuned": f"http://{host}:{ports.serve}/gateway-tuned",
-        "gateway_default": f"http://{host}:{default.serve}/gateway",
-        "uvicorn": f"http://{host}:{default.edge}/predict",
-    }
+    host, rows = config.cluster.host, [example_row()]
+    body = orjson.dumps({"instances": rows})
     mode = throughput_mode(throughput, directory)
+    found: list[Contestant] = []
+
+    def add(name: str, url: str, body: bytes = body, headers: Mapping[str, str] = JSON) -> None:
+        contestant = Contestant(name=name, url=url, body=body, headers=headers)
+        wait_answer(contestant)
+        found.append(contestant)
+
     with contextlib.ExitStack() as stack:
         # One after the other: two Rays that start at once may take each other's ports.
+        for name in (name for name in installed_peers() if name in APART):
+            apart = stack.enter_context(STARTS[name](bundle_dir, directory, rows))
+            add(name, apart.url, apart.body(rows))
         stack.enter_context(peer("uvicorn", bundle_dir, default.edge))
-        wait_answer("uvicorn", urls["uvicorn"])
+        add("uvicorn", f"http://{host}:{default.edge}/predict")
         stack.enter_context(peer("gateway", bundle_dir, default.serve))
-        wait_answer("gateway_default", urls["gateway_default"])
+        add("gateway_default", f"http://{host}:{default.serve}/gateway")
         stack.enter_context(peer("gateway", bundle_dir, throughput.serve, **mode))
-        wait_answer("gateway_throughput", urls["gateway_throughput"])
-        stack.enter_context(teal_cluster(config, model, str(bundle_dir)))
-        for name, url in urls.items():
-            wait_answer(name, url)
-        yield urls
-
-
-@contextlib.contextmanager
-def teal_cluster(config: Config, model: Any, bundle_dir: str) -> Iterator[None]:
-    """teal with both slots filled and a canary share, and beside it, on the same Ray, the two peers that need it."""
-    from runtime.cluster import ray_process
-
-    ray_process.apply_environment(config)
-    from runtime.cluster.token import read_token
-    from runtime.monitoring.actor import start_monitor
-    from runtime.serving.edge_actor import start_edge
-    from runtime.serving.reconcile import ServeClient, reconcile
-    from runtime.store.control import ControlStore
-
-    store = ControlStore(config.paths.control)
-    store.create_schema()
-    config = replace(config, serving=replace(config.serving, payload_flush_s=2.0))
-    try:
-        ray_process.start(config)
-        ray_process.connect(config)
-        start_monitor(config)
-        start_edge(config)
-        store.record_model_version(model)
-        for _ in range(2):
-            store.assign_slot("example", None, model, actor="benchmark")
-        store.set_share("example", CANARY_SHARE, actor="benchmark")
-        token = read_token(config.paths.run)
-        reconcile(store, config, token=token)
-        client = ServeClient(config.cluster, token)
-        applications = [details["deployed_app_config"] for details in client.details()["applications"].values()]
-        applications += [
-            {
-                "name": name,
-                "route_prefix": f"/{name}",
-                "import_path": f"benchmarks.serving_peers:build_{builder}",
-                "args": {"bundle_dir": bundle_dir, "is_tuned": True},
-            }
-            for name, builder in (("bare", "bare"), ("gateway-tuned", "gateway"))
+        add("gateway_throughput", f"http://{host}:{throughput.serve}/gateway")
+        on_ray = [
+            RayPeer(app=app, builder=builder, bundle_dir=bundle_dir)
+            for app, builder in (("bare", "bare"), ("gateway-tuned", "gateway"))
         ]
-        client.apply(
-            {
-                "proxy_location": "EveryNode",
-                "http_options": {"host": config.cluster.host, "port": config.cluster.ports.serve},
-                "applications": applications,
-            }
-        )
-        yield
-    finally:
-        ray_process.disconnect()
-        ray_process.stop(config)
+        teal = stack.enter_context(teal_cluster(config, {"example": model}, on_ray))
+        add("gateway_tuned", teal.ray_url("gateway-tuned"))
+        add("bare", teal.ray_url("bare"))
+        add("teal", teal.url("example"), headers=teal.headers)
+        check_refuses_strangers(found[-1])
+        yield teal, found
 
 
 def throughput_mode(ports: PortsConfig, directory: Path) -> dict[str, str]:
@@ -294,21 +265,6 @@ def peer(name: str, bundle_dir: Path, port: int, **variables: str) -> Iterator[N
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-
-
-def wait_answer(name: str, url: str, timeout_s: float = 120.0) -> None:
-    body = json.dumps({"instances": [example_row()]}).encode()
-    deadline = time.monotonic() + timeout_s
-    while True:
-        request = urllib.request.Request(url, data=body, headers={"content-type": "application/json"})
-        try:
-            with urllib.request.urlopen(request, timeout=10) as response:
-                if "predictions" in json.load(response):
-                    return
-        except (OSError, ValueError) as error:
-            if time.monotonic() > deadline:
-                raise TealError(f"{name} does not answer at {url}: {error}") from error
-        time.sleep(0.2)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import orjson
 from ray import serve
 from starlette.requests import Request
 
-from runtime.models.bundle import Bundle, load_bundle
+from runtime.models.bundle import Bundle, load_bundle, manifest_sha256
 
 
 class Predictor:
@@ -22,7 +22,8 @@ class Predictor:
         import torch
 
         torch.set_num_threads(1)
-        self._bundle: Bundle = load_bundle(Path(bundle_dir))
+        path = Path(bundle_dir)
+        self._bundle: Bundle = load_bundle(path, expected_sha256=manifest_sha256(path))
 
     def scores(self, document: Any) -> list[float]:
         encoded = self._bundle.encoding.encode_rows(document["instances"], self._bundle.columns)

@@ -2,7 +2,7 @@
 
 from rich.console import Console
 
-from runtime.cli.render import monitor_tables
+from runtime.cli.render_monitor import monitor_tables
 from runtime.config.compose import run_job
 from runtime.config.schema import Config
 from runtime.pipeline.steps import Session, monitor_status

@@ -15,6 +15,21 @@ from runtime.config.schema import Config
 Teal = Callable[..., subprocess.CompletedProcess[str]]
 
 
+# Otherwise a call of Ray's from a process that has not joined starts a cluster of its own, and hides the mistake.
+os.environ["RAY_ENABLE_AUTO_CONNECT"] = "0"
+
+
+_running: list[Config] = []
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """A test of the cluster, and its fixtures, find this process joined, whatever the test before left."""
+    if _running and "cluster" in getattr(item, "fixturenames", ()):
+        from runtime.cluster.ray_process import connect
+
+        connect(_running[0])
+
+
 @pytest.fixture(scope="session")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Config]:
     """A running Ray cluster that this process has joined; its configuration, with a home and ports of its own."""
@@ -32,8 +47,10 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Config]:
     try:
         start(config)
         connect(config)
+        _running.append(config)
         yield config
     finally:
+        _running.clear()
         disconnect()
         stop(config)
         for name, value in saved.items():
@@ -43,10 +60,12 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Config]:
 @pytest.fixture(scope="session")
 def platform(cluster: Config) -> Config:
     """The cluster with control store, edge and monitor on it: what `teal up` leaves."""
+    from runtime.cluster.ray_process import connect
     from runtime.pipeline.platform import start_platform
     from runtime.pipeline.progress import Silent
 
     assert start_platform(cluster, Silent()).is_running
+    connect(cluster)
     return cluster
 
 

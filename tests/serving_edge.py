@@ -30,6 +30,7 @@ class Ingress:
 
     def __init__(self, cluster: ClusterConfig) -> None:
         self.status = 200
+        self.num_requests = 0
         self.is_ours = True
         self.routes = {"/e-blue": "e-blue", "/e-green": "e-green"}
         self._cluster = cluster
@@ -62,16 +63,19 @@ class Ingress:
 
     async def _echo(self, request: web.Request) -> web.Response:
         body = await request.read()
-        seen = {"path": request.path, "headers": {k.lower(): v for k, v in request.headers.items()}, "size": len(body)}
-        headers = {"x-model-version": "m:1"} if self.is_ours else {}
-        return web.json_response(seen, status=self.status, headers=headers)
+        self.num_requests += 1
+        headers = [(name.lower(), value) for name, value in request.headers.items()]
+        seen = {"path": request.path, "headers": dict(headers), "num_headers": len(headers), "size": len(body)}
+        own = {"x-model-version": "m:1"} if self.is_ours else {}
+        return web.json_response(seen, status=self.status, headers=own)
 
 
 class Edge:
     """One edge with its store, and a client for it."""
 
     def __init__(self, home: Path) -> None:
-        self.config = example_config(home)
+        config = example_config(home)
+        self.config = replace(config, serving=replace(config.serving, max_body_bytes=100_000))
         self.cluster = replace(self.config.cluster, edge_poll_s=0.05)
         self.files = EdgeFiles.of(self.config.paths)
         self.store = ControlStore(self.config.paths.control)
@@ -80,7 +84,14 @@ class Edge:
         self.loop = self.new_loop()
 
     def new_loop(self, store: Any = None) -> EdgeLoop:
-        return EdgeLoop(store or self.store, self.cluster, files=self.files, secret=SECRET, max_body_bytes=100_000)
+        return EdgeLoop(
+            store or self.store,
+            self.cluster,
+            files=self.files,
+            secret=SECRET,
+            serving=self.config.serving,
+            edge=self.config.edge,
+        )
 
     def connect(self) -> http.client.HTTPConnection:
         return http.client.HTTPConnection(self.cluster.host, self.cluster.ports.edge, timeout=20)

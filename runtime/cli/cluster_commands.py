@@ -1,4 +1,4 @@
-"""Commands over the platform: up, down, status, doctor, monitor, submit, demo."""
+"""Commands over the platform: up, down, status, doctor, submit, demo."""
 
 from pathlib import Path
 from typing import Annotated
@@ -9,7 +9,6 @@ from runtime.cli import render
 from runtime.cli.context import (
     Output,
     config_for_start,
-    open_session,
     progress_bar,
     read_config,
     saved_config_path,
@@ -28,10 +27,6 @@ def register(app: typer.Typer) -> None:
     app.command()(doctor)
     app.command(context_settings={"ignore_unknown_options": True})(submit)
     app.command()(demo)
-    monitor = typer.Typer(help="What the monitoring actor sees.", no_args_is_help=True)
-    monitor.command("status")(monitor_status)
-    monitor.command("drift")(monitor_drift)
-    app.add_typer(monitor, name="monitor")
 
 
 def up(overrides: Overrides = None, is_json: Json = False) -> None:
@@ -64,8 +59,10 @@ def status(is_json: Json = False) -> None:
 def doctor(overrides: Overrides = None, is_json: Json = False) -> None:
     """Examine this machine and say how to mend what is wrong. Exit code 1 if something is an error."""
     from runtime.cluster.doctor import examine
+    from runtime.serving.edge_doctor import examine_edge
 
-    findings = examine(read_config(overrides or []))
+    config = read_config(overrides or [])
+    findings = [*examine(config), *examine_edge(config)]
     Output(is_json).show(findings, lambda: render.finding_table(findings))
     if any(finding.status == "error" for finding in findings):
         raise TealError("the doctor found errors; each line says how to mend it")
@@ -78,24 +75,6 @@ def submit(job: str, overrides: Overrides = None) -> None:
     result = submit_job(read_config(), job, overrides or [], on_log=lambda text: typer.echo(text, nl=False))
     if result.exit_code != 0:
         raise typer.Exit(result.exit_code)
-
-
-def monitor_status(is_json: Json = False) -> None:
-    """Counts, latency and the features that moved most, by slot and model version."""
-    from runtime.pipeline.steps import monitor_status as read_monitor
-
-    with open_session(read_config()) as session:
-        state = read_monitor(session)
-    Output(is_json).show(state, lambda: render.monitor_tables(state))
-
-
-def monitor_drift(is_json: Json = False) -> None:
-    """How far each feature's distribution is from the training rows of the model that answers, by slot."""
-    from runtime.pipeline.steps import monitor_status as read_monitor
-
-    with open_session(read_config()) as session:
-        state = read_monitor(session)
-    Output(is_json).show(state, lambda: render.drift_table(state))
 
 
 def demo(

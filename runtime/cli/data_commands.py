@@ -1,11 +1,11 @@
-"""Commands over data: prepare a version, list versions, follow a prediction back to its sources."""
+"""Commands over data: prepare and list versions, follow a prediction back to its sources, keep its log small."""
 
 from typing import Annotated
 
 import typer
 
 from runtime.cli import render
-from runtime.cli.context import Output, open_session, read_config
+from runtime.cli.context import Output, find_endpoint, open_session, read_config
 from runtime.store.control import ControlStore
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -19,6 +19,10 @@ def register(app: typer.Typer) -> None:
     data.command("list")(list_versions)
     data.callback()(lambda: None)
     app.add_typer(data, name="data")
+    payload = typer.Typer(help="The log of what was asked and answered.", no_args_is_help=True)
+    payload.command("compact")(compact_payload)
+    payload.callback()(lambda: None)
+    app.add_typer(payload, name="payload")
 
 
 def prepare(overrides: Overrides = None, is_json: Json = False) -> None:
@@ -32,7 +36,7 @@ def prepare(overrides: Overrides = None, is_json: Json = False) -> None:
 
 def list_versions(is_json: Json = False) -> None:
     """Every committed version of every table."""
-    versions = ControlStore(read_config().paths.control).data_versions()
+    versions = ControlStore.of(read_config().paths).data_versions()
     Output(is_json).show(versions, lambda: render.data_table(versions))
 
 
@@ -41,5 +45,25 @@ def trace(prediction_id: str, is_json: Json = False) -> None:
     from runtime.pipeline.trace import trace_prediction
 
     config = read_config()
-    lineage = trace_prediction(config, ControlStore(config.paths.control), prediction_id)
+    lineage = trace_prediction(config, ControlStore.of(config.paths), prediction_id)
     Output(is_json).show(lineage, lambda: render.trace_tree(lineage))
+
+
+def compact_payload(
+    endpoint: Annotated[str | None, typer.Argument(help="Default: the only one there is.")] = None,
+    is_json: Json = False,
+) -> None:
+    """Merge the small files of past days into large ones, sorted by prediction id; replicas may write meanwhile."""
+    from runtime.serving.compaction import compact
+    from runtime.serving.payload import payload_uri
+
+    config = read_config()
+    name = find_endpoint(config, ControlStore.of(config.paths), endpoint)
+    done = compact(payload_uri(config.paths.payload, name))
+    Output(is_json).show(
+        done,
+        lambda: (
+            f"{name}: {done.num_days} days merged, {done.num_files_before} files are {done.num_files_after} now, "
+            f"{done.num_files_deleted} unused ones deleted"
+        ),
+    )

@@ -6,7 +6,17 @@ import sys
 import typer
 from rich.console import Console
 
-from runtime.cli import cluster_commands, data_commands, model_commands, traffic_commands
+from runtime.cli import (
+    access_commands,
+    cluster_commands,
+    data_commands,
+    model_commands,
+    monitor_commands,
+    quality_commands,
+    rollout_commands,
+    store_commands,
+    traffic_commands,
+)
 from runtime.config.compose import SEARCH_VARIABLE
 from runtime.core.errors import TealError
 
@@ -31,7 +41,17 @@ def options(
         os.environ[SEARCH_VARIABLE] = os.pathsep.join(filter(None, [configs, os.environ.get(SEARCH_VARIABLE)]))
 
 
-for commands in (cluster_commands, data_commands, model_commands, traffic_commands):
+for commands in (
+    access_commands,
+    cluster_commands,
+    data_commands,
+    model_commands,
+    monitor_commands,
+    quality_commands,
+    rollout_commands,
+    store_commands,
+    traffic_commands,
+):
     commands.register(app)
 
 

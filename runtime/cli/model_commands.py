@@ -91,5 +91,5 @@ def deploy(
 
 def list_models(is_json: Json = False) -> None:
     """Registered versions with their gate verdicts."""
-    models = ControlStore(read_config().paths.control).model_versions()
+    models = ControlStore.of(read_config().paths).model_versions()
     Output(is_json).show(models, lambda: render.model_table(models))

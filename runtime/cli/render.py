@@ -9,6 +9,8 @@ from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
+from runtime.cli.render_monitor import monitor_tables
+from runtime.cli.style import SLOT_STYLE
 from runtime.store.records import SLOTS, DataVersion, EndpointState, ModelVersion, Transition
 
 if TYPE_CHECKING:
@@ -22,7 +24,6 @@ if TYPE_CHECKING:
     from runtime.training.sweep import SweepResult
 
 BAR_WIDTH = 20
-SLOT_STYLE = {"blue": "blue", "green": "green"}
 
 
 def share_bar(state: EndpointState) -> Text:
@@ -195,6 +196,8 @@ def trace_tree(lineage: "PredictionTrace") -> Tree:
     model.add(f"run {lineage.model.run_id}")
     for name in ("config_sha256", "code", "gate"):
         model.add(f"{name} {lineage.model.lineage.get(name, '-')}")
+    if "trigger" in lineage.model.lineage:
+        model.add(f"trained because of {lineage.model.lineage['trigger']}")
     data = model.add(f"data {lineage.data.label}, {lineage.data.num_rows:,} rows, {lineage.data.fingerprint}")
     data.add(f"configuration sha256 {lineage.data.lineage['inputs']['config_sha256']}")
     sources = data.add("sources")
@@ -211,41 +214,6 @@ LOGGED_ABOUT_REQUEST = {
 
 def _features(row: dict[str, Any]) -> str:
     return ", ".join(f"{name}={value}" for name, value in row.items() if name not in LOGGED_ABOUT_REQUEST)
-
-
-def monitor_tables(state: dict[str, Any]) -> list[RenderableType]:
-    """One table: a row for each endpoint, slot and model version."""
-    table = Table("slot", "model", "requests", "rows", "errors", "p50", "p95", "moved most (PSI)", box=None)
-    for entry in state.get("entries", []):
-        latency = entry.get("latency_ms", {})
-        moved_most = sorted(entry.get("psi", {}).items(), key=lambda item: -item[1])[:3]
-        table.add_row(
-            Text(entry["slot"], style=SLOT_STYLE.get(entry["slot"], "")),
-            str(entry["model_version"]),
-            f"{entry['requests']:,}",
-            f"{entry['rows']:,}",
-            f"{entry['errors']:,}",
-            _milliseconds(latency.get("p50")),
-            _milliseconds(latency.get("p95")),
-            ", ".join(f"{name} {value:.1f}" for name, value in moved_most),
-        )
-    return [table]
-
-
-def drift_table(state: dict[str, Any]) -> Table:
-    """Every feature's PSI against the training rows; an effect size, not a test."""
-    entries = state.get("entries", [])
-    names = [f"{entry['slot']} {entry['model_version']}" for entry in entries]
-    table = Table("feature", *names, box=None)
-    features = sorted({name for entry in entries for name in entry.get("psi", {})})
-    for feature in features:
-        values = [entry.get("psi", {}).get(feature) for entry in entries]
-        table.add_row(feature, *("-" if value is None else f"{value:.3f}" for value in values))
-    return table
-
-
-def _milliseconds(value: float | None) -> str:
-    return "-" if value is None else f"{value:.1f} ms"
 
 
 def _figure(value: float | None) -> str:

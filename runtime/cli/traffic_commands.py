@@ -6,10 +6,10 @@ import typer
 
 from runtime.cli import render
 from runtime.cli.context import Output, find_endpoint, read_config
-from runtime.core.errors import RefusedError
+from runtime.core.errors import RefusedError, UsageError
 from runtime.rollout import operations, traffic
-from runtime.store.audit import find_breaks
-from runtime.store.control import ControlStore
+from runtime.store.records import Head
+from runtime.store.rollouts import RolloutStore
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Endpoint = Annotated[str | None, typer.Option("--endpoint", "-e", help="Default: the only one, or the configured one.")]
@@ -27,28 +27,42 @@ def register(app: typer.Typer) -> None:
     app.add_typer(audit, name="audit")
 
 
-def shift(percent: str, endpoint: Endpoint = None, reason: Reason = "", is_json: Json = False) -> None:
+def shift(
+    percent: str,
+    endpoint: Endpoint = None,
+    reason: Reason = "",
+    force: Annotated[bool, typer.Option("--force", help="End the rollout that moves this traffic.")] = False,
+    is_json: Json = False,
+) -> None:
     """Give the canary PERCENT of the traffic."""
     share = traffic.parse_percent(percent)
     config = read_config()
-    store = ControlStore(config.paths.control)
+    store = RolloutStore.of(config.paths)
     name = find_endpoint(config, store, endpoint)
-    moved = operations.shift(config, store, name, share, actor=traffic.current_actor(), reason=reason)
+    actor = traffic.current_actor()
+    moved = operations.shift(config, store, name, share, actor=actor, reason=reason, force=force)
     Output(is_json).show(moved, lambda: render.moved(moved))
 
 
 def rollback(
-    to: Annotated[str, typer.Option("--to", help="Percent that the canary keeps.")] = "0",
+    to: Annotated[str | None, typer.Option("--to", help="Percent that the canary keeps.")] = None,
+    version: Annotated[int | None, typer.Option("--version", help="Back to this version, if a slot holds it.")] = None,
     endpoint: Endpoint = None,
     reason: Reason = "",
     is_json: Json = False,
 ) -> None:
-    """Take the canary's traffic away, all of it or down to a percentage."""
-    share = traffic.parse_percent(to)
+    """Take the canary's traffic away, all of it or down to a percentage; or go back to an earlier version."""
+    if to is not None and version is not None:
+        raise UsageError(f"give --to {to} or --version {version}, not both")
+    share = traffic.parse_percent(to or "0")
     config = read_config()
-    store = ControlStore(config.paths.control)
+    store = RolloutStore.of(config.paths)
     name = find_endpoint(config, store, endpoint)
-    moved = operations.rollback(config, store, name, share, actor=traffic.current_actor(), reason=reason)
+    actor = traffic.current_actor()
+    if version is None:
+        moved = operations.rollback(config, store, name, share, actor=actor, reason=reason)
+    else:
+        moved = operations.return_to(config, store, name, version, actor=actor, reason=reason)
     Output(is_json).show(moved, lambda: render.moved(moved))
 
 
@@ -65,17 +79,29 @@ def promote(endpoint: Endpoint = None, is_json: Json = False) -> None:
 
 def history(endpoint: Endpoint = None, is_json: Json = False) -> None:
     """What was changed, when and by whom."""
-    transitions = ControlStore(read_config().paths.control).transitions(endpoint)
+    transitions = RolloutStore.of(read_config().paths).transitions(endpoint)
     Output(is_json).show(transitions, lambda: render.transition_table(transitions))
 
 
-def verify(is_json: Json = False) -> None:
-    """Check that no row of the audit chain was changed, removed or reordered."""
-    transitions = ControlStore(read_config().paths.control).transitions()
-    faults = find_breaks(transitions)
+def verify(
+    head: Annotated[str | None, typer.Option("--head", help="SEQUENCE:HASH that somebody wrote down.")] = None,
+    is_json: Json = False,
+) -> None:
+    """Check that no row of the audit chain was changed, removed or reordered, and that endpoints are what it says."""
+    found = RolloutStore.of(read_config().paths).verify_audit(None if head is None else _parse_head(head))
     Output(is_json).show(
-        {"rows": len(transitions), "faults": faults},
-        lambda: "\n".join(faults) if faults else f"the chain of {len(transitions)} rows is whole",
+        found, lambda: "\n".join(found.faults) or f"the chain of {found.num_rows} rows is whole{_end_text(found.head)}"
     )
-    if faults:
-        raise RefusedError(f"the audit chain is broken in {len(faults)} places")
+    if found.faults:
+        raise RefusedError(f"the audit chain is broken in {len(found.faults)} places")
+
+
+def _parse_head(text: str) -> Head:
+    sequence, _, digest = text.partition(":")
+    if not sequence.isdigit() or not digest:
+        raise UsageError(f"--head must look like SEQUENCE:HASH but got {text!r}")
+    return Head(sequence=int(sequence), hash=digest)
+
+
+def _end_text(head: Head | None) -> str:
+    return "" if head is None else f"; it ends at {head.sequence}:{head.hash}"

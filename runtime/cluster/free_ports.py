@@ -11,8 +11,8 @@ from runtime.core.errors import TealError
 
 # Below 32768, as outgoing connections take theirs from above; apart from the ranges that clusters use by default.
 BLOCK = 100
-BLOCKS = (*range(10_100, 19_900, BLOCK), *range(21_100, 29_900, BLOCK))
-RANGE_SIZES = {"replica": 12, "replica_grpc": 12, "worker": 50}
+BLOCKS = (*range(10_100, 19_900, BLOCK), *range(21_100, 28_900, BLOCK))
+RANGE_SIZES = {"listener": 10, "replica": 10, "replica_grpc": 10, "worker": 46}
 
 _taken: set[int] = set()
 

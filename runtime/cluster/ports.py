@@ -11,7 +11,7 @@ from runtime.config.schema import PortsConfig
 from runtime.core.errors import TealError
 
 LISTEN = "0A"
-RANGES = ("replica_min", "replica_max", "replica_grpc_min", "replica_grpc_max", "worker_min", "worker_max")
+RANGES = tuple(f"{name}_{end}" for name in ("listener", "replica", "replica_grpc", "worker") for end in ("min", "max"))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -105,11 +105,11 @@ def disconnect() -> None:
 
 
 def check_host(config: Config) -> None:
-    """ConfigError unless the host is loopback: beyond it there would be neither TLS nor tokens at the edge yet."""
+    """ConfigError unless the host is loopback: Ray's own servers have no TLS. Other machines come in by the edge."""
     if config.cluster.host not in LOOPBACK:
         raise ConfigError(
-            f"cluster.host {config.cluster.host!r} is reachable by other machines, and the edge has neither tokens nor "
-            f"TLS yet; set cluster.host to 127.0.0.1 and reach it through an SSH tunnel or a proxy that authenticates"
+            f"cluster.host {config.cluster.host!r} is reachable by other machines, and Ray's own servers speak no TLS; "
+            "leave it at 127.0.0.1 and let others in by the edge alone: edge.host, edge.tls and edge.require_token"
         )
 
 

@@ -79,7 +79,7 @@ def ray_environment(config: Config) -> dict[str, str]:
         "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(places.haproxy / "server-state"),
         # Ray's HAProxy drops a leaving replica within a second; the default of 30 s is for balancers outside, and would
         # make a deployment over an idle slot wait as long.
-        "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "5",
+        "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "3",
         "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response",
         "RAY_SERVE_HAPROXY_NBTHREAD": "1",
         "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": "131072",

@@ -65,7 +65,11 @@ def native_overrides(overrides: Sequence[str]) -> list[str]:
         match = _OVERRIDE.match(override)
         if match is None or (match["rest"] is None and match["prefix"] != "~"):
             raise ConfigError(f"override {override!r} must look like 'group=choice' or 'group.key=value'")
-        is_value = not match["prefix"] and match["key"] not in groups and not match["key"].startswith("hydra.")
+        is_value = (
+            not match["prefix"]
+            and match["key"].partition("@")[0] not in groups
+            and not match["key"].startswith("hydra.")
+        )
         native.append(f"++{override}" if is_value else override)
     return native
 
@@ -148,8 +152,11 @@ def _explain(error: ValidationError, plain: Any, choices: dict[Any, Any], overri
     key = ".".join(path)
     given = any(override.lstrip("+~").startswith((f"{key}=", f"{key}.")) for override in overrides)
     group = path[0]
-    chosen = choices.get(group)
-    place = "on the command line" if given else f"in {group}/{chosen}.yaml" if chosen else "in config.yaml"
+    # `monitoring@alerts: alerts` stands as alerts, and its file in monitoring.
+    placed = next((str(name) for name in choices if str(name).endswith(f"@{group}")), group)
+    chosen = choices.get(placed)
+    file = f"{placed.partition('@')[0]}/{chosen}.yaml"
+    place = "on the command line" if given else f"in {file}" if chosen else "in config.yaml"
     if first["type"] == "unexpected_keyword_argument":
         known = _known_keys(path[:-1])
         near = difflib.get_close_matches(path[-1], known, n=1)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -101,6 +102,10 @@ class Counts:
             score_moments=self.score_moments + other.score_moments,
         )
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Few cells are hit in a second: what travels is those, a hundredth of the arrays.
+        return unpack_counts, (pack_counts(self),)
+
     @property
     def shape(self) -> tuple[int, tuple[int, ...]]:
         """Number of numeric features and each category's number of indices."""
@@ -128,13 +133,64 @@ class Counts:
         )
 
 
+Packed = tuple[int, int, tuple[int, ...], bytes | None, str, bytes, bytes]
+
+
+def pack_counts(counts: Counts) -> Packed:
+    """Small and exact: the places and values of the cells that are not 0, in the narrowest integers that hold them.
+
+    Rows, number of numeric features, cardinalities, places (None: all cells follow), values' type, values, moments.
+    """
+    cells = np.concatenate([counts.numeric.ravel(), *counts.categorical, counts.score])
+    places = np.flatnonzero(cells)
+    place_type = np.uint16 if cells.size <= 1 << 16 else np.uint32
+    highest = int(cells.max(initial=0))
+    value_type = np.uint8 if highest < 1 << 8 else np.uint16 if highest < 1 << 16 else np.int64
+    is_sparse = places.size * (np.dtype(place_type).itemsize + np.dtype(value_type).itemsize) < (
+        cells.size * np.dtype(value_type).itemsize
+    )
+    return (
+        counts.rows,
+        *counts.shape,
+        places.astype(place_type).tobytes() if is_sparse else None,
+        np.dtype(value_type).str,
+        (cells[places] if is_sparse else cells).astype(value_type).tobytes(),
+        np.concatenate([counts.moments.ravel(), counts.score_moments]).tobytes(),
+    )
+
+
+def unpack_counts(packed: Packed) -> Counts:
+    """What `pack_counts` was given, to the last bit."""
+    rows, num_numeric, cardinalities, places, value_type, values, moments = packed
+    ends = np.cumsum([num_numeric * NUM_CELLS, *cardinalities, NUM_CELLS]).tolist()
+    if places is None:
+        cells = np.frombuffer(values, dtype=value_type).astype(np.int64)
+    else:
+        cells = np.zeros(ends[-1], dtype=np.int64)
+        place_type = np.uint16 if ends[-1] <= 1 << 16 else np.uint32
+        cells[np.frombuffer(places, dtype=place_type)] = np.frombuffer(values, dtype=value_type)
+    all_moments = np.frombuffer(moments, dtype=np.float64)
+    return Counts(
+        rows=rows,
+        numeric=cells[: ends[0]].reshape(num_numeric, NUM_CELLS),
+        moments=all_moments[:-3].reshape(num_numeric, 3),
+        categorical=tuple(cells[start:end] for start, end in pairwise(ends[:-1])),
+        score=cells[ends[-2] :],
+        score_moments=all_moments[-3:],
+    )
+
+
 def count_moments(values: Float32s) -> Float64s:
     """[features, 3]: count, sum and sum of squares of the values that are not NaN, in float64."""
-    present = ~np.isnan(values)
-    filled = np.where(present, values, np.float32(0)).astype(np.float64)
-    return np.stack(
-        [present.sum(axis=0).astype(np.float64), filled.sum(axis=0), np.einsum("ij,ij->j", filled, filled)], axis=1
-    )
+    wide = values.astype(np.float64)
+    missing = np.isnan(wide)
+    present = np.full(values.shape[1], float(len(values)))
+    if missing.any():
+        wide[missing] = 0.0
+        present -= missing.sum(axis=0)
+    # Sums as a product with ones: several times faster than sum(axis=0) on a few features.
+    ones = np.ones(len(values))
+    return np.stack([present, ones @ wide, ones @ (wide * wide)], axis=1)
 
 
 def count_indices(indices: Int64s, cardinalities: Sequence[int]) -> tuple[Int64s, ...]:

@@ -11,12 +11,15 @@ import pyarrow.compute as pc
 
 from runtime.config.schema import ColumnConfig
 from runtime.core.errors import ContractError
+from runtime.data.columns import ColumnEncoder
 from runtime.data.contract import categorical_names, numeric_names
 from runtime.data.rows import RowEncoder
 
 MISSING_INDEX = 0
 OTHER_INDEX = 1
 FIRST_INDEX = 2
+MANY_ROWS = 64
+"""From here on a request's rows are encoded column by column."""
 MAX_VOCABULARY = 1000
 """An open category keeps its most frequent values; the rest count as other."""
 
@@ -40,7 +43,7 @@ class Encoding:
     categorical: tuple[str, ...]
     vocabularies: dict[str, tuple[str, ...]]
     """Category to its known values, sorted."""
-    _row_encoders: dict[int, tuple[Mapping[str, ColumnConfig], RowEncoder]] = field(
+    _encoders: dict[int, tuple[Mapping[str, ColumnConfig], RowEncoder, ColumnEncoder]] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
 
@@ -76,11 +79,16 @@ class Encoding:
 
         The plan for `columns` is kept, so pass the same mapping each time.
         """
-        kept = self._row_encoders.get(id(columns))
-        if kept is None:
-            kept = (columns, RowEncoder(columns, self.numeric, self.categorical, self._category_maps()))
-            self._row_encoders[id(columns)] = kept  # holding the mapping keeps its id from being used again
-        numeric, categorical = kept[1].encode(rows)
+        _, one, many = self._encoders_for(columns)
+        numeric, categorical = one.encode(rows) if len(rows) < MANY_ROWS else many.encode_rows(rows)
+        return Encoded(numeric=numeric, categorical=categorical)
+
+    def encode_request_table(self, table: pa.Table, columns: Mapping[str, ColumnConfig]) -> Encoded:
+        """As `encode_rows`, of a table of numbers, booleans and text; null and NaN are missing values.
+
+        RowError names the first value at fault, ContractError a column of another type.
+        """
+        numeric, categorical = self._encoders_for(columns)[2].encode_table(table)
         return Encoded(numeric=numeric, categorical=categorical)
 
     def to_json(self) -> dict[str, Any]:
@@ -101,6 +109,16 @@ class Encoding:
             )
         except (KeyError, TypeError) as error:
             raise ContractError(f"not an encoding: {error!r}") from error
+
+    def _encoders_for(
+        self, columns: Mapping[str, ColumnConfig]
+    ) -> tuple[Mapping[str, ColumnConfig], RowEncoder, ColumnEncoder]:
+        kept = self._encoders.get(id(columns))
+        if kept is None:
+            plan = (columns, self.numeric, self.categorical, self._category_maps())
+            # Holding the mapping keeps its id from being used again.
+            kept = self._encoders[id(columns)] = (columns, RowEncoder(*plan), ColumnEncoder(*plan))
+        return kept
 
     def _category_indices(self, array: pa.ChunkedArray, name: str) -> npt.NDArray[np.int64]:
         vocabulary = pa.array(self.vocabularies[name], pa.string())

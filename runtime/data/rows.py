@@ -51,7 +51,7 @@ class RowEncoder:
                 raise ContractError(f"feature {name!r} of the encoding is not in the contract {list(columns)}")
         self._columns = columns
         self._features = frozenset((*numeric, *categorical))
-        self._numeric = [(name, *_bounds(columns[name]), columns[name].type == "number") for name in numeric]
+        self._numeric = [(name, *bounds_of(columns[name]), columns[name].type == "number") for name in numeric]
         self._categorical = [
             (name, category_maps[name], _accepted(columns[name]), columns[name].nullable) for name in categorical
         ]
@@ -132,7 +132,8 @@ def _rebuild_row_error(row: int, column: str | None, value: Any, reason: str) ->
     return RowError(row=row, column=column, value=value, reason=reason)
 
 
-def _bounds(column: ColumnConfig) -> tuple[float, float]:
+def bounds_of(column: ColumnConfig) -> tuple[float, float]:
+    """Lowest and highest number that the column takes."""
     low, high = (-FLOAT32_MAX, FLOAT32_MAX) if column.type == "number" else (-INT64_MAX - 1, INT64_MAX)
     if column.type == "binary":
         low, high = 0, 1

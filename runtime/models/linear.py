@@ -7,6 +7,8 @@ from torch import Tensor, nn
 
 
 class Linear(nn.Module):
+    is_traceable = True
+
     def __init__(self, num_numeric: int, cardinalities: Sequence[int]) -> None:
         super().__init__()
         self.bias = nn.Parameter(torch.zeros(1))

@@ -9,6 +9,8 @@ from torch import Tensor, nn
 class MLP(nn.Module):
     """Each categorical column gets an embedding as wide as half its cardinality, at most `max_embedding`."""
 
+    is_traceable = True
+
     def __init__(
         self,
         num_numeric: int,

@@ -14,9 +14,7 @@ from runtime.config.schema import ColumnConfig, ModelConfig
 from runtime.core.errors import ConfigError
 from runtime.core.imports import load_object
 from runtime.data.encoding import Encoded, Encoding
-
-PREDICT_ROWS = 65_536
-"""Rows of one forward pass in `predict`: bounds its memory."""
+from runtime.models.predictor import Predictor
 
 
 class TabularModel(nn.Module):
@@ -63,17 +61,11 @@ class TabularModel(nn.Module):
         return logits
 
     def predict(self, numeric: NDArray[np.float32], categorical: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Probabilities of label 1, [n]. The model must be in evaluation mode, which loading a bundle leaves it in."""
-        if len(numeric) > PREDICT_ROWS:
-            starts = range(0, len(numeric), PREDICT_ROWS)
-            return np.concatenate(
-                [self.predict(numeric[i : i + PREDICT_ROWS], categorical[i : i + PREDICT_ROWS]) for i in starts]
-            )
-        device = self.center.device
-        with torch.inference_mode():
-            logits = self(torch.tensor(numeric, device=device), torch.tensor(categorical, device=device))
-            scores: NDArray[np.float64] = torch.sigmoid(logits.double()).cpu().numpy()
-        return scores
+        """Probabilities of label 1, [n]. The model must be in evaluation mode, which loading a bundle leaves it in.
+
+        A row's answer does not depend on the rows it is asked with (see Predictor).
+        """
+        return Predictor(self).predict(numeric, categorical)
 
 
 def build_model(

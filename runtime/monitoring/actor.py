@@ -1,40 +1,59 @@
-"""The detached Ray actor "teal-monitor": replicas push to it, commands ask it, Prometheus scrapes it.
+"""The detached Ray actors "teal-monitor": replicas push to them, commands ask them, Prometheus scrapes the first.
 
-Killed at any point, Ray starts it again, and it goes on from the directory `monitor` of paths.run. A replica that gets
-no answer sends the same delta again.
+Killed at any point, Ray starts one again, and it goes on from its directory below paths.run. A replica that gets no
+answer sends the same delta again. With several shards each endpoint has one of them, by its name's hash; the first
+shard hands on what belongs to another, so that a replica need not know.
 """
 
 import logging
 import os
 import threading
+import zlib
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import ray
-from ray.exceptions import GetTimeoutError, RayActorError
+from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 
 from runtime.config.schema import Config
-from runtime.core.errors import ContractError, UnreachableError
-from runtime.monitoring.monitor import Monitor, StoreProfiles
+from runtime.core.errors import ContractError, TealError, UnreachableError
+from runtime.monitoring.monitor import Monitor
+from runtime.monitoring.profiles import StoreProfiles
 from runtime.store.control import ControlStore
 from runtime.telemetry.logs import configure_logging
-from runtime.telemetry.metrics import MetricsServer, serve_metrics
+from runtime.telemetry.metrics import MetricsServer, Sample, serve_metrics
 
 logger = logging.getLogger(__name__)
 
 ACTOR_NAME = "teal-monitor"
 NAMESPACE = "teal"
 ANSWER_TIMEOUT_S = 30.0
+SCRAPE_TIMEOUT_S = 5.0
+
+
+def actor_name(shard: int) -> str:
+    return ACTOR_NAME if shard == 0 else f"{ACTOR_NAME}-{shard}"
+
+
+def shard_of(endpoint: str, num_shards: int) -> int:
+    """The same in every process and release: an endpoint's counts must stay together."""
+    return zlib.crc32(endpoint.encode()) % num_shards
 
 
 class MonitorActor:
     """One thread takes calls in order, one closes ticks, one answers scrapes."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, shard: int = 0) -> None:
         configure_logging()
         self._config = config
+        self._shard = shard
+        profiles = StoreProfiles(ControlStore.of(config.paths))
         self._monitor = Monitor(
-            Path(config.paths.run) / "monitor", config.monitoring, StoreProfiles(ControlStore(config.paths.control))
+            Path(config.paths.run) / ("monitor" if shard == 0 else f"monitor-{shard}"),
+            config.monitoring,
+            profiles,
+            read_vocabularies=profiles.vocabularies,
         )
         self._metrics_error: str | None = None
         self._metrics: MetricsServer | None = self._serve()
@@ -47,6 +66,10 @@ class MonitorActor:
 
     def ingest(self, message: dict[str, Any]) -> bool:
         """True once the delta is on disk, False if it was there already or is malformed: sending it again is no use."""
+        endpoint = message.get("endpoint")
+        owner = shard_of(endpoint, self._config.monitoring.num_shards) if isinstance(endpoint, str) else self._shard
+        if owner != self._shard:
+            return bool(_ask(_handle(owner).ingest.remote(message)))
         try:
             return self._monitor.ingest(message)
         except ContractError as error:
@@ -61,50 +84,87 @@ class MonitorActor:
     def drift(self, endpoint: str | None, since: float | None, until: float | None) -> list[dict[str, Any]]:
         return self._monitor.drift(endpoint, since=since, until=until)
 
-    def tick(self) -> float:
-        return self._monitor.tick()
+    def report(self, endpoint: str | None) -> list[dict[str, Any]]:
+        return self._monitor.report(endpoint)
+
+    def history(self, endpoint: str, level: str, number: int) -> list[dict[str, Any]]:
+        return self._monitor.history(endpoint, level=level, number=number)
+
+    def counters(self, endpoint: str) -> list[dict[str, Any]]:
+        return self._monitor.counters(endpoint)
+
+    def samples(self) -> list[Sample]:
+        return self._monitor.samples()
+
+    def tick(self, at: float | None = None) -> float:
+        return self._monitor.tick(at)
 
     def _serve(self) -> MetricsServer | None:
         # A taken port must not stop the counting: it is told in status, and the actor lives.
+        if self._shard != 0:
+            return None
         cluster = self._config.cluster
         try:
-            return serve_metrics(cluster.ports.monitor_metrics, cluster.host, self._monitor.samples)
+            return serve_metrics(cluster.ports.monitor_metrics, cluster.host, self._samples_of_all)
         except UnreachableError as error:
             self._metrics_error = str(error)
             logger.error("metrics are not served", extra={"reason": str(error)})
             return None
 
+    def _samples_of_all(self) -> Iterable[Sample]:
+        """The monitor's own figures are those of the first shard; a shard that does not answer is left out."""
+        yield from self._monitor.samples()
+        for shard in range(1, self._config.monitoring.num_shards):
+            try:
+                samples = _ask(_handle(shard).samples.remote(), SCRAPE_TIMEOUT_S)
+            except UnreachableError as error:
+                logger.warning("a scrape lacks shard %d", shard, extra={"reason": str(error)})
+                continue
+            yield from (sample for sample in samples if sample.labels)
+
     def _tick_on(self) -> None:
         while not self._stopped.wait(self._config.monitoring.tick_s):
             try:
                 self._monitor.tick()
-            except OSError as error:
+            except Exception as error:
                 # The journal still has what the tick could not write; the next tick tries again.
-                logger.error("cannot write the monitor's state", extra={"reason": str(error)})
+                logger.exception("a tick could not be closed", extra={"reason": str(error)})
 
 
 def start_monitor(config: Config) -> bool:
-    """Start the actor on the joined cluster, or find it. True if this call started it. Returns when it answers."""
-    existing = _find()
-    if existing is None:
-        actor = ray.remote(MonitorActor).options(
-            name=ACTOR_NAME,
-            namespace=NAMESPACE,
-            lifetime="detached",
-            get_if_exists=True,
-            num_cpus=0.05,
-            max_restarts=-1,
-        )
-        handle: Any = actor.remote(config)
-    else:
-        handle = existing
-    _ask(handle.ready.remote(), config.cluster.start_timeout_s)
-    return existing is None
+    """Start the actors on the joined cluster, or find them. True if this call started one. Returns when they answer."""
+    is_new = False
+    handles = []
+    for shard in range(config.monitoring.num_shards):
+        existing = _find(shard)
+        if existing is None:
+            is_new = True
+            actor: Any = ray.remote(MonitorActor).options(
+                name=actor_name(shard),
+                namespace=NAMESPACE,
+                lifetime="detached",
+                get_if_exists=True,
+                num_cpus=0.05,
+                max_restarts=-1,
+            )
+            existing = actor.remote(config, shard)
+        handles.append(existing)
+    for handle in handles:
+        _ask(handle.ready.remote(), config.cluster.start_timeout_s)
+    return is_new
 
 
 def monitor_status(config: Config) -> dict[str, Any]:
-    """What the actor counted, as Monitor.status. UnreachableError if it does not run or answer."""
-    status: dict[str, Any] = _ask(_handle().status.remote())
+    """What the actors counted, as Monitor.status; pid and port are the first's. UnreachableError if one is away."""
+    first, *others = _ask_all(config, lambda handle: handle.status.remote())
+    status: dict[str, Any] = dict(first)
+    for other in others:
+        for name in ("deltas", "duplicates", "refused", "forgotten", "replicas"):
+            status[name] += other[name]
+        for name in ("entries", "drift"):
+            status[name] = sorted([*status[name], *other[name]], key=lambda entry: str(entry["endpoint"]))
+        # The oldest: whoever asks whether the monitor is behind must hear of the shard that is.
+        status["last_tick_at"] = min(status["last_tick_at"], other["last_tick_at"])
     return status
 
 
@@ -112,8 +172,26 @@ def monitor_drift(
     config: Config, endpoint: str, *, since: float | None = None, until: float | None = None
 ) -> list[dict[str, Any]]:
     """Drift over the ticks between two marks; one entry a slot and model version, as in `monitor_status`."""
-    entries: list[dict[str, Any]] = _ask(_handle().drift.remote(endpoint, since, until))
+    handle = _handle(shard_of(endpoint, config.monitoring.num_shards))
+    entries: list[dict[str, Any]] = _ask(handle.drift.remote(endpoint, since, until))
     return entries
+
+
+def monitor_report(config: Config, endpoint: str | None = None) -> list[dict[str, Any]]:
+    """Evidence and effect sizes of one or every endpoint, as Monitor.report. NotFoundError for an unknown one."""
+    if endpoint is not None:
+        found: list[dict[str, Any]] = _ask(
+            _handle(shard_of(endpoint, config.monitoring.num_shards)).report.remote(endpoint)
+        )
+        return found
+    return [one for part in _ask_all(config, lambda handle: handle.report.remote(None)) for one in part]
+
+
+def monitor_history(config: Config, endpoint: str, *, level: str, number: int) -> list[dict[str, Any]]:
+    """The last stretches of an endpoint, as Monitor.history."""
+    handle = _handle(shard_of(endpoint, config.monitoring.num_shards))
+    stretches: list[dict[str, Any]] = _ask(handle.history.remote(endpoint, level, number))
+    return stretches
 
 
 def mark_period(config: Config) -> float:
@@ -121,24 +199,31 @@ def mark_period(config: Config) -> float:
 
     Replicas push every push_interval_s, so wait until `monitor_status` shows the rows of the period that ends.
     """
-    boundary: float = _ask(_handle().tick.remote())
+    boundary: float = _ask(_handle(0).tick.remote())
+    for shard in range(1, config.monitoring.num_shards):
+        _ask(_handle(shard).tick.remote(boundary))
     return boundary
 
 
-def _find() -> Any:
+def _find(shard: int = 0) -> Any:
     if not ray.is_initialized():  # get_actor would start a Ray of its own
         raise UnreachableError("not joined to a cluster; `teal up` starts one")
     try:
-        return ray.get_actor(ACTOR_NAME, namespace=NAMESPACE)
+        return ray.get_actor(actor_name(shard), namespace=NAMESPACE)
     except ValueError:
         return None
 
 
-def _handle() -> Any:
-    handle = _find()
+def _handle(shard: int) -> Any:
+    handle = _find(shard)
     if handle is None:
-        raise UnreachableError("the monitor does not run; `teal up` starts it")
+        raise UnreachableError(f"the monitor {actor_name(shard)!r} does not run; `teal up` starts it")
     return handle
+
+
+def _ask_all(config: Config, call: Callable[[Any], Any]) -> list[Any]:
+    references = [call(_handle(shard)) for shard in range(config.monitoring.num_shards)]
+    return [_ask(reference) for reference in references]
 
 
 def _ask(reference: Any, timeout_s: float = ANSWER_TIMEOUT_S) -> Any:
@@ -148,3 +233,7 @@ def _ask(reference: Any, timeout_s: float = ANSWER_TIMEOUT_S) -> Any:
         raise UnreachableError(f"the monitor did not answer within {timeout_s:g} s") from error
     except RayActorError as error:
         raise UnreachableError(f"the monitor died: {error}; Ray restarts it, try again") from error
+    except RayTaskError as error:
+        if isinstance(error.cause, TealError):
+            raise error.cause from None
+        raise

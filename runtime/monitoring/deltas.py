@@ -1,5 +1,6 @@
 """What a replica sends: the counts of one interval, numbered, so that one that comes twice counts once."""
 
+from base64 import b64decode, b64encode
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -8,11 +9,12 @@ from typing import Any
 import numpy as np
 
 from runtime.core.errors import ContractError
-from runtime.data.counts import Counts, Int64s
+from runtime.data.counts import Counts, Int64s, pack_counts, unpack_counts
 from runtime.telemetry.latency import NUM_BUCKETS
 
 MAX_REPLICAS = 4096
 MAX_GAPS = 256
+SILENT_S = 86_400.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, order=True)
@@ -61,7 +63,7 @@ class Tally:
             "errors": self.errors,
             "refused": self.refused,
             "latency": self.latency.tolist(),
-            "counts": self.counts.to_json(),
+            "counts": counts_json(self.counts),
             "first_at": self.first_at,
             "last_at": self.last_at,
         }
@@ -74,10 +76,29 @@ class Tally:
             errors=value["errors"],
             refused=value["refused"],
             latency=np.array(value["latency"], dtype=np.int64),
-            counts=Counts.from_json(value["counts"]),
+            counts=counts_from_json(value["counts"]),
             first_at=value["first_at"],
             last_at=value["last_at"],
         )
+
+
+def counts_json(counts: Counts) -> list[Any]:
+    return [b64encode(part).decode() if isinstance(part, bytes) else part for part in pack_counts(counts)]
+
+
+def counts_from_json(value: Any) -> Counts:
+    rows, num_numeric, cardinalities, places, value_type, values, moments = value
+    return unpack_counts(
+        (
+            rows,
+            num_numeric,
+            tuple(cardinalities),
+            None if places is None else b64decode(places),
+            value_type,
+            b64decode(values),
+            b64decode(moments),
+        )
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -130,29 +151,35 @@ class Delta:
 class _Seen:
     below: int
     """Every sequence number under it counts as seen."""
+    last_at: float
     above: set[int] = field(default_factory=set)
 
 
 class SeenDeltas:
     """Which (replica, sequence) were taken in, in bounded memory.
 
-    Numbers may come out of order. A gap that stays open is given up after 256 later ones, and the replica that was
-    silent longest is forgotten when there are 4,096 others.
+    Numbers may come out of order. A gap that stays open is given up after 256 later ones. A replica is forgotten when
+    it was silent for a day, or longest of 4,097.
     """
 
     def __init__(self) -> None:
         self._replicas: OrderedDict[str, _Seen] = OrderedDict()
+
+    def __len__(self) -> int:
+        """Replicas known."""
+        return len(self._replicas)
 
     def __contains__(self, key: tuple[str, int]) -> bool:
         replica, sequence = key
         seen = self._replicas.get(replica)
         return seen is not None and (sequence < seen.below or sequence in seen.above)
 
-    def add(self, replica: str, sequence: int) -> None:
+    def add(self, replica: str, sequence: int, at: float) -> None:
         seen = self._replicas.get(replica)
         if seen is None:
-            seen = self._replicas[replica] = _Seen(below=0)
+            seen = self._replicas[replica] = _Seen(below=0, last_at=at)
         self._replicas.move_to_end(replica)
+        seen.last_at = at
         seen.above.add(sequence)
         if len(seen.above) > MAX_GAPS:
             seen.below = min(seen.above)
@@ -162,12 +189,20 @@ class SeenDeltas:
         if len(self._replicas) > MAX_REPLICAS:
             self._replicas.popitem(last=False)
 
+    def forget_silent(self, now: float) -> None:
+        """Drop the replicas that are gone: a delta is sent again within seconds, never after a day."""
+        while self._replicas:
+            replica = next(iter(self._replicas))
+            if self._replicas[replica].last_at > now - SILENT_S:
+                return
+            del self._replicas[replica]
+
     def to_json(self) -> dict[str, Any]:
-        return {replica: [seen.below, sorted(seen.above)] for replica, seen in self._replicas.items()}
+        return {replica: [seen.below, sorted(seen.above), seen.last_at] for replica, seen in self._replicas.items()}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> "SeenDeltas":
         restored = cls()
-        for replica, (below, above) in value.items():
-            restored._replicas[replica] = _Seen(below=below, above=set(above))
+        for replica, (below, above, last_at) in value.items():
+            restored._replicas[replica] = _Seen(below=below, above=set(above), last_at=last_at)
         return restored

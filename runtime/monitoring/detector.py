@@ -25,6 +25,9 @@ from runtime.monitoring.drift import PSEUDO_COUNT, SCORE, fold_categorical, fold
 STATE_FORMAT = 1
 _SUM_TOLERANCE = 1e-6
 _CAP_NATS = 5.0
+REFERENCE_SHARE = 0.25
+"""Of the reference in the bet. The budget holds for any share; at a half a small shift near the margin takes twice as
+long, since half of the evidence is not bet. Above 0 it bounds what a cell that empties again can cost."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -122,11 +125,17 @@ class DriftDetector:
     def is_alarm(self) -> bool:
         return self.log_evidence >= math.log(self.config.budget_ticks)
 
-    def update(self, counts: Mapping[str, Float64s], reference: Mapping[str, Float64s]) -> bool:
+    def update(
+        self,
+        counts: Mapping[str, Float64s],
+        reference: Mapping[str, Float64s],
+        allowance: Mapping[str, float] | None = None,
+    ) -> bool:
         """Take one tick; whether the alarm stands after it.
 
         `reference` holds each feature's cell probabilities for this tick, all above 0: the same every tick, or those of
-        the tick's hour of the week, chosen without looking at the tick's rows. A feature without rows keeps its M.
+        the tick's hour of the week, chosen without looking at the tick's rows. `allowance` adds to the margin by
+        feature, for a reference that is a small sample. A feature without rows keeps its M.
         ContractError, and nothing changed, where a feature is absent or an array does not fit.
         """
         seen = self._concatenate(counts, "counts")
@@ -137,7 +146,8 @@ class DriftDetector:
             return self.is_alarm
         shares = shares / np.add.reduceat(shares, self._starts)[self._owners]
         log_ratios = self._log_ratios(shares)
-        log_e = np.add.reduceat(seen * log_ratios, self._starts, axis=1) - rows * math.log1p(self.config.margin)
+        margins = np.array([self.config.margin + (allowance or {}).get(name, 0.0) for name in self._num_cells])
+        log_e = np.add.reduceat(seen * log_ratios, self._starts, axis=1) - rows * np.log1p(margins)
         moved = np.logaddexp(0.0, np.minimum(self._log1p_m + log_e, self._cap))
         has_rows = rows > 0
         self._log1p_m = np.where(has_rows, moved, self._log1p_m)
@@ -209,14 +219,14 @@ class DriftDetector:
         """[decays, cells] log q/p before this tick's rows are seen.
 
         What is remembered is observed over expected, so that a reference that changes with the hour does not look like
-        a change of the traffic; with one reference this is q = p/2 + EWMA/2. A prior of one row a cell keeps thin ticks
-        calm.
+        a change of the traffic; with one reference this is q = p/4 + 3/4 EWMA. A prior of one row a cell keeps thin
+        ticks calm.
         """
         sizes = np.bincount(self._owners)
         prior = shares * sizes[self._owners]
         tilts = (self._observed + prior) / (self._expected + prior)
         totals = np.add.reduceat(shares * tilts, self._starts, axis=1)
-        ratios: Float64s = np.log(0.5 + 0.5 * tilts / totals[:, self._owners])
+        ratios: Float64s = np.log(REFERENCE_SHARE + (1 - REFERENCE_SHARE) * tilts / totals[:, self._owners])
         return ratios
 
     def _concatenate(self, arrays: Mapping[str, Float64s], what: str) -> Float64s:

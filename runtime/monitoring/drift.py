@@ -65,16 +65,31 @@ def drift_report(profile: Profile, counts: Counts) -> list[FeatureDrift]:
 
 def fold_numeric(reference: Int64s, counts: Int64s) -> tuple[Float64s, Float64s]:
     """Both [259] counts in the same cells: about 20 neighbouring groups of near-equal reference mass, then missing."""
-    ordered = reference[:MISSING].astype(np.float64)
-    total = max(ordered.sum(), 1.0)
-    middles = (np.cumsum(ordered) - ordered / 2) / total
-    groups = np.minimum((middles * NUM_FOLDED).astype(np.int64), NUM_FOLDED - 1)
-    _, groups = np.unique(groups, return_inverse=True)
+    groups = fold_groups(reference)
     num_groups = int(groups.max()) + 1
     return (
-        np.append(np.bincount(groups, weights=ordered, minlength=num_groups), reference[MISSING]),
+        np.append(np.bincount(groups, weights=reference[:MISSING], minlength=num_groups), reference[MISSING]),
         np.append(np.bincount(groups, weights=counts[:MISSING], minlength=num_groups), counts[MISSING]),
     )
+
+
+def fold_groups(reference: Int64s) -> Int64s:
+    """[258] number of the group of each bin, underflow and overflow included; missing has a group of its own."""
+    ordered = reference[:MISSING].astype(np.float64)
+    middles = (np.cumsum(ordered) - ordered / 2) / max(ordered.sum(), 1.0)
+    groups = np.minimum((middles * NUM_FOLDED).astype(np.int64), NUM_FOLDED - 1)
+    numbered: Int64s = np.unique(groups, return_inverse=True)[1].astype(np.int64)
+    return numbered
+
+
+def compare_scores(one: Counts, other: Counts) -> FeatureDrift | None:
+    """How far the outputs of two models are apart on the same kind of traffic; None where one has none.
+
+    Two models differ by design: an effect size to look at, never an alarm.
+    """
+    if not one.score.sum() or not other.score.sum():
+        return None
+    return _numeric(SCORE, "score", one.score, other.score, 1 / NUM_BINS, _deviation(one.score_moments))
 
 
 def fold_categorical(reference: Int64s, counts: Int64s) -> tuple[Float64s, Float64s]:

@@ -4,10 +4,11 @@ Every series is compared with the profile of its own model version, so a canary 
 blamed for the champion's reference. It decides nothing.
 """
 
-import json
+import math
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +16,33 @@ from runtime.config.schema import MonitoringConfig
 from runtime.core.errors import ContractError, NotFoundError, TealError
 from runtime.data.profile import Profile
 from runtime.monitoring.deltas import Delta, Series, Tally
-from runtime.monitoring.drift import SCORE, FeatureDrift, drift_report
-from runtime.monitoring.ledger import Ledger
-from runtime.store.control import ControlStore
+from runtime.monitoring.drift import SCORE, FeatureDrift, compare_scores, drift_report
+from runtime.monitoring.evidence import EndpointWatch, describe_skew, describe_watch
+from runtime.monitoring.histograms import describe_histogram
+from runtime.monitoring.ledger import Ledger, add_tallies
+from runtime.monitoring.schema_drift import schema_drift
+from runtime.monitoring.watch import LONGEST_TICKS, Watch
+from runtime.monitoring.windows import LEVELS, PERIODS, Windows
 from runtime.telemetry.latency import BOUNDS_MS, latency_quantile_ms
 from runtime.telemetry.metrics import Sample
 
 QUANTILES = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
-PROFILE_FILE = "profile.json"  # named again, since the bundle's own module imports torch
+RECENT = {"10min": 600.0, "hour": 3600.0}
+"""Periods that are summed from ticks, in seconds; longer ones from coarser windows."""
+PERIOD_NAMES = (*RECENT, *PERIODS)
+NUM_HISTOGRAMS = 6
+"""Features of each slot that a report draws: the first culprits."""
+MAX_PROFILES = 64
+LOWEST_LOG_EVIDENCE = -700.0
+"""Drawn for no evidence at all, whose logarithm is no number."""
 
 ProfileReader = Callable[[str], Profile]
+VocabularyReader = Callable[[str], Mapping[str, Sequence[str]]]
+
+
+def _no_vocabularies(model_version: str) -> Mapping[str, Sequence[str]]:
+    del model_version
+    return {}
 
 
 class Monitor:
@@ -36,14 +54,26 @@ class Monitor:
         config: MonitoringConfig,
         read_profile: ProfileReader,
         clock: Callable[[], float] = time.time,
+        read_vocabularies: VocabularyReader = _no_vocabularies,
     ) -> None:
         self._config = config
         self._read_profile = read_profile
+        self._read_vocabularies = read_vocabularies
         self._clock = clock
         self._lock = threading.RLock()
-        self._ledger = Ledger(directory, num_ticks_kept=config.num_ticks_kept, now=clock())
         self._profiles: dict[str, Profile] = {}
         self._faults: dict[str, str] = {}
+        longest_tick_s = LONGEST_TICKS * config.tick_s
+        self._windows = Windows(directory, longest_tick_s=longest_tick_s)
+        self._watch = Watch(config, self._profile, self._windows)
+        self._ledger = Ledger(
+            directory,
+            num_ticks_kept=config.num_ticks_kept,
+            now=clock(),
+            followers=(self._watch, self._windows),  # in this order: a window notes whose alarm stood
+        )
+        if clock() - self._ledger.last_tick_at > longest_tick_s:
+            self._ledger.close_tick(clock())  # it was away: what comes now is of another time than what the journal has
 
     def ingest(self, message: Mapping[str, Any]) -> bool:
         """Take a replica's message in; False if it came before. ContractError, also counted, if it is malformed."""
@@ -54,10 +84,14 @@ class Monitor:
                 self._ledger.num_refused += 1
                 raise
 
-    def tick(self) -> float:
-        """Close the open tick and write the state. Returns the boundary, seconds since 1970, for `drift`."""
+    def tick(self, at: float | None = None) -> float:
+        """Close the open tick at `at`, by default now, and write the state.
+
+        Returns the boundary, seconds since 1970, for `drift`.
+        """
         with self._lock:
-            return self._ledger.close_tick(self._clock()).until
+            boundary = self._clock() if at is None else max(at, self._ledger.last_tick_at)
+            return self._ledger.close_tick(boundary).until
 
     def status(self) -> dict[str, Any]:
         """Plain values: each endpoint, slot and model version since it was first seen."""
@@ -70,6 +104,8 @@ class Monitor:
                 "duplicates": ledger.num_duplicates,
                 "refused": ledger.num_refused,
                 "forgotten": ledger.num_forgotten,
+                "replicas": ledger.num_replicas,
+                "drift": [self._evidence(name, watch) for name, watch in sorted(self._watch.endpoints.items())],
                 "notice_psi": self._config.notice_psi,
                 "entries": [self._entry(series, tally) for series, tally in sorted(ledger.totals().items(), key=_name)],
             }
@@ -86,6 +122,59 @@ class Monitor:
                 if endpoint is None or series.endpoint == endpoint
             ]
 
+    def report(self, endpoint: str | None = None) -> list[dict[str, Any]]:
+        """For each endpoint the evidence, and effect sizes over minutes, an hour, a day and a week by slot.
+
+        NotFoundError if there is no such endpoint.
+        """
+        with self._lock:
+            now = self._clock()
+            periods = {name: self._period(name, now) for name in PERIOD_NAMES}
+            totals = self._ledger.totals()
+            names = sorted({series.endpoint for series in totals} | self._watch.endpoints.keys())
+            if endpoint is not None and endpoint not in names:
+                raise NotFoundError(f"the monitor knows no endpoint {endpoint!r}; it has counted {names}")
+            return [self._report_endpoint(name, periods, now) for name in names if endpoint is None or name == endpoint]
+
+    def history(self, endpoint: str, *, level: str, number: int) -> list[dict[str, Any]]:
+        """The last stretches of five minutes (level minutes) or an hour (hours), oldest first: PSI by slot and feature.
+
+        Each with its own rows' noise: `psi_without_drift` says what sampling alone gives.
+        """
+        with self._lock:
+            return [
+                {
+                    "start": stretch.start,
+                    "width_s": LEVELS[level].width_s,
+                    "is_alarm": endpoint in stretch.alarmed,
+                    "entries": [
+                        self._entry(series, tally)
+                        for series, tally in sorted(stretch.tallies.items(), key=_name)
+                        if series.endpoint == endpoint
+                    ],
+                    "histograms": self._stretch_histograms(endpoint, stretch.tallies, stretch.start),
+                }
+                for stretch in self._windows.recent(LEVELS[level], number)
+            ]
+
+    def counters(self, endpoint: str) -> list[dict[str, Any]]:
+        """Exact sums since the monitor began, by slot and model version: what only grows, for whoever compares."""
+        with self._lock:
+            totals = self._ledger.totals()
+        return [
+            {
+                "slot": series.slot,
+                "model_version": series.model_version,
+                "requests": tally.requests,
+                "errors": tally.errors,
+                "refused": tally.refused,
+                "latency": tally.latency,
+                "score": tally.counts.score_moments,
+            }
+            for series, tally in totals.items()
+            if series.endpoint == endpoint
+        ]
+
     def samples(self) -> list[Sample]:
         """What Prometheus scrapes."""
         with self._lock:
@@ -94,8 +183,11 @@ class Monitor:
                 Sample(name="teal_monitor_deltas_total", labels={}, value=ledger.num_deltas),
                 Sample(name="teal_monitor_duplicates_total", labels={}, value=ledger.num_duplicates),
                 Sample(name="teal_monitor_refused_total", labels={}, value=ledger.num_refused),
+                Sample(name="teal_monitor_replicas", labels={}, value=ledger.num_replicas),
                 Sample(name="teal_monitor_last_tick_timestamp_seconds", labels={}, value=ledger.last_tick_at),
             ]
+            for endpoint, watch in self._watch.endpoints.items():
+                found.extend(self._watch_samples(endpoint, watch))
             for series, tally in ledger.totals().items():
                 found.extend(self._series_samples(series, tally))
             return found
@@ -129,15 +221,99 @@ class Monitor:
     def _features(self, series: Series, tally: Tally) -> list[FeatureDrift]:
         """Empty, with the reason under `fault`, where the version's profile cannot be had or does not fit."""
         try:
-            profile = self._profiles.get(series.model_version)
-            if profile is None:
-                profile = self._profiles[series.model_version] = self._read_profile(series.model_version)
-            found = drift_report(profile, tally.counts)
+            found = drift_report(self._profile(series.model_version), tally.counts)
         except TealError as error:
             self._faults[series.model_version] = str(error)
             return []
         self._faults.pop(series.model_version, None)
         return found
+
+    def _profile(self, model_version: str) -> Profile:
+        profile = self._profiles.pop(model_version, None)
+        if profile is None:
+            profile = self._read_profile(model_version)
+        self._profiles[model_version] = profile  # last used, last to go
+        while len(self._profiles) > MAX_PROFILES:
+            del self._profiles[next(iter(self._profiles))]
+        return profile
+
+    def _evidence(self, endpoint: str, watch: EndpointWatch) -> dict[str, Any]:
+        described = describe_watch(endpoint, watch, self._config, self._watch.log_threshold)
+        return described | {"fault": self._watch.faults.get(endpoint)}
+
+    def _period(self, name: str, now: float) -> dict[Series, Tally]:
+        if name in RECENT:
+            return self._ledger.window(now - RECENT[name], None)
+        return add_tallies(self._windows.sum(name, now), self._ledger.open_tick())
+
+    def _report_endpoint(
+        self, endpoint: str, periods: Mapping[str, Mapping[Series, Tally]], now: float
+    ) -> dict[str, Any]:
+        watch = self._watch.endpoints.get(endpoint, EndpointWatch())
+        evidence = self._evidence(endpoint, watch)
+        windows, between = {}, {}
+        for name, tallies in periods.items():
+            own = {series: tally for series, tally in sorted(tallies.items(), key=_name) if series.endpoint == endpoint}
+            windows[name] = [
+                self._entry(series, tally) | {"schema": self._schema(series, tally)} for series, tally in own.items()
+            ]
+            answering = [own[slot.series] for slot in watch.slots.values() if slot.series in own]
+            if len(answering) == 2:
+                difference = compare_scores(answering[0].counts, answering[1].counts)
+                between[name] = None if difference is None else _plain(difference)
+        recent = periods["hour"] or periods["day"]
+        return evidence | {
+            "at": now,
+            "notice_psi": self._config.notice_psi,
+            "windows": windows,
+            "between_slots": between,
+            "histograms": self._histograms(watch, evidence["culprits"], recent, now),
+        }
+
+    def _schema(self, series: Series, tally: Tally) -> list[dict[str, Any]]:
+        try:
+            return [asdict(one) for one in schema_drift(self._profile(series.model_version), tally.counts)]
+        except TealError:
+            return []  # the entry's `fault` says why
+
+    def _histograms(
+        self,
+        watch: EndpointWatch,
+        culprits: Sequence[Mapping[str, Any]],
+        tallies: Mapping[Series, Tally],
+        at: float,
+    ) -> list[dict[str, Any]]:
+        found = []
+        for slot, one in watch.slots.items():
+            tally = tallies.get(one.series)
+            named = [culprit["feature"] for culprit in culprits if culprit["slot"] == slot][:NUM_HISTOGRAMS]
+            if tally is None or not tally.counts.rows:
+                continue
+            profile = self._profile(one.series.model_version)
+            reference = self._watch.reference(one.series, profile, at)
+            words = self._read_vocabularies(one.series.model_version)
+            for feature in named:
+                histogram = describe_histogram(
+                    profile, feature, current=tally.counts, reference=reference.counts, vocabularies=words
+                )
+                found.append(histogram | {"slot": slot, "model_version": one.series.model_version})
+        return found
+
+    def _stretch_histograms(self, endpoint: str, tallies: Mapping[Series, Tally], at: float) -> list[dict[str, Any]]:
+        watch = self._watch.endpoints.get(endpoint)
+        return [] if watch is None else self._histograms(watch, watch.culprits(), tallies, at)
+
+    def _watch_samples(self, endpoint: str, watch: EndpointWatch) -> Iterable[Sample]:
+        labels = {"endpoint": endpoint}
+        evidence = max(watch.log_evidence, LOWEST_LOG_EVIDENCE) / math.log(10)
+        yield Sample(name="teal_drift_evidence_log10", labels=labels, value=evidence)
+        yield Sample(name="teal_drift_threshold_log10", labels=labels, value=self._watch.log_threshold / math.log(10))
+        yield Sample(name="teal_drift_alarm", labels=labels, value=watch.alarm_since is not None)
+        if watch.volume.expected is not None:
+            yield Sample(name="teal_requests_expected", labels=labels, value=watch.volume.expected)
+        for slot, one in watch.slots.items():
+            skewed = len(describe_skew(one, self._config.skew_rows)["features"])
+            yield Sample(name="teal_skewed_features", labels=labels | {"slot": slot}, value=skewed)
 
     def _series_samples(self, series: Series, tally: Tally) -> Iterable[Sample]:
         labels = {"endpoint": series.endpoint, "slot": series.slot, "model_version": series.model_version}
@@ -155,26 +331,6 @@ class Monitor:
         )
         for drift in self._features(series, tally):
             yield Sample(name="teal_feature_psi", labels=labels | {"feature": drift.feature}, value=drift.psi)
-
-
-class StoreProfiles:
-    """Reads the profile of a model version, `name:version`, from the bundle that the control store names."""
-
-    def __init__(self, store: ControlStore) -> None:
-        self._store = store
-
-    def __call__(self, model_version: str) -> Profile:
-        name, _, version = model_version.rpartition(":")
-        if not name or not version.isdigit():
-            raise ContractError(f"model version {model_version!r} must look like 'name:3'")
-        bundle = self._store.model_version(name, int(version)).bundle_uri
-        path = Path(bundle.removeprefix("file://")) / PROFILE_FILE
-        try:
-            return Profile.from_json(json.loads(path.read_bytes()))
-        except FileNotFoundError as error:
-            raise NotFoundError(f"no profile of {model_version} at {path}") from error
-        except ValueError as error:
-            raise ContractError(f"the profile of {model_version} at {path} is not JSON: {error}") from error
 
 
 def _name(item: tuple[Series, Tally]) -> Series:

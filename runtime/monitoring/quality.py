@@ -9,20 +9,11 @@ from datetime import timedelta
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from scipy import stats
 
 from runtime.core.errors import ContractError
-from runtime.data.metrics import (
-    Floats,
-    Ints,
-    auc,
-    auc_influence,
-    brier,
-    calibration_curve,
-    expected_calibration_error,
-    log_loss,
-    log_losses,
-)
+from runtime.monitoring.quality_figures import Estimate, Figures, group_rows, measure, number_clusters
+
+__all__ = ["Estimate", "Quality", "QualityReport", "measure_quality"]
 
 ROW_KEY = ["prediction_id", "row"]
 PAYLOAD_COLUMNS = (*ROW_KEY, "at", "slot", "model_name", "model_version", "score")
@@ -30,36 +21,12 @@ FEEDBACK_COLUMNS = (*ROW_KEY, "label", "received_at")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Estimate:
-    """A figure with a two-sided interval; None where it is undefined, as the AUC of one class."""
-
-    value: float | None
-    low: float | None
-    high: float | None
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Quality:
+class Quality(Figures):
     """One model version in one slot in one period."""
 
     period: str
     slot: str
     model_version: str
-    num_rows: int
-    """Predictions logged."""
-    num_labelled: int
-    """Of which a label came back; every figure below is of these."""
-    auc: Estimate
-    log_loss: Estimate
-    brier: Estimate
-    calibration_gap: Estimate
-    """Observed rate minus mean score."""
-    calibration_error: float | None
-    """Expected calibration error over 15 bins of equal mass; biased upwards with few rows."""
-    mean_score: float | None
-    observed_rate: float | None
-    calibration: tuple[tuple[float, float, int], ...]
-    """Mean score, observed rate and rows of each of those bins."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -161,65 +128,20 @@ def _by_group(
     joined: pa.Table, period_column: str | None, cluster_column: str | None, confidence: float
 ) -> list[Quality]:
     periods = pc.strftime(joined["at"], format="%Y-%m") if period_column is None else joined[period_column]
-    columns = (periods, *(joined[name] for name in ("slot", "model_name", "model_version")))
-    keys = [
-        (str(period), slot, f"{name}:{version}")
-        for period, slot, name, version in zip(*(column.to_pylist() for column in columns), strict=True)
-    ]
     scores = joined["score"].to_numpy()
     labels = joined["label"].cast(pa.float64()).to_numpy()
-    clusters = None if cluster_column is None else np.asarray(joined[cluster_column].to_pylist(), dtype=object)
-    rows_of: dict[tuple[str, str, str], list[int]] = {}
-    for index, key in enumerate(keys):
-        rows_of.setdefault(key, []).append(index)
+    clusters = None if cluster_column is None else number_clusters(joined[cluster_column])
     found = []
-    for key, rows in sorted(rows_of.items()):
-        labelled = np.array([row for row in rows if not np.isnan(labels[row])], dtype=np.int64)
-        numbers = np.arange(labelled.size)
-        if clusters is not None:
-            _, numbers = np.unique(clusters[labelled].astype(str), return_inverse=True)
-        found.append(_measure(key, len(rows), labels[labelled], scores[labelled], numbers, confidence))
+    for (period, slot, name, version), rows in group_rows(
+        [periods, joined["slot"], joined["model_name"], joined["model_version"]]
+    ):
+        figures = measure(labels[rows], scores[rows], None if clusters is None else clusters[rows], confidence)
+        found.append(
+            Quality(
+                period=str(period),
+                slot=slot,
+                model_version=f"{name}:{version}",
+                **{field: getattr(figures, field) for field in Figures.__slots__},
+            )
+        )
     return found
-
-
-def _measure(
-    key: tuple[str, str, str], num_rows: int, y: Floats, s: Floats, clusters: Ints, confidence: float
-) -> Quality:
-    n = y.size
-    has_rows, has_both = n > 0, 0 < y.sum() < n
-    losses, squares, gaps = log_losses(y, s), (s - y) ** 2, y - s
-    unknown = Estimate(value=None, low=None, high=None)
-
-    def estimate_mean(value: float, of_rows: Floats) -> Estimate:
-        return _interval(value, (of_rows - of_rows.mean()) / n, clusters, confidence)
-
-    return Quality(
-        period=key[0],
-        slot=key[1],
-        model_version=key[2],
-        num_rows=num_rows,
-        num_labelled=n,
-        auc=_interval(auc(y, s), auc_influence(y, s), clusters, confidence) if has_both else unknown,
-        log_loss=estimate_mean(log_loss(y, s), losses) if has_rows else unknown,
-        brier=estimate_mean(brier(y, s), squares) if has_rows else unknown,
-        calibration_gap=estimate_mean(float(gaps.mean()), gaps) if has_rows else unknown,
-        calibration_error=expected_calibration_error(y, s) if has_rows else None,
-        mean_score=float(s.mean()) if has_rows else None,
-        observed_rate=float(y.mean()) if has_rows else None,
-        calibration=tuple(
-            (float(mean), float(rate), int(count)) for mean, rate, count in zip(*calibration_curve(y, s), strict=True)
-        ),
-    )
-
-
-def _interval(value: float, influence: Floats, clusters: Ints, confidence: float) -> Estimate:
-    """Sandwich interval of the rows' influence summed by cluster, t with one degree less than there are clusters.
-
-    For AUC this is Obuchowski's clustered DeLong variance (Biometrics 53:567, 1997).
-    """
-    sums = np.bincount(clusters, weights=influence)
-    if sums.size < 2:
-        return Estimate(value=value, low=None, high=None)
-    error = float(np.sqrt((sums**2).sum() * sums.size / (sums.size - 1)))
-    reach = float(stats.t.ppf((1 + confidence) / 2, sums.size - 1)) * error
-    return Estimate(value=value, low=value - reach, high=value + reach)

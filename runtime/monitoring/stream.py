@@ -268,7 +268,7 @@ class Adwin:
                 return False
             if old_number < self._MIN_PART:
                 continue
-            inverse = 1 / old_number + 1 / new_number
+            inverse = 1 / (old_number - self._MIN_PART + 1) + 1 / (new_number - self._MIN_PART + 1)
             bound = math.sqrt(2 * inverse * within / width * log_term)
             bound += 2 / 3 * inverse * log_term * self._value_range
             if abs(old_total / old_number - (whole - old_total) / new_number) > bound:

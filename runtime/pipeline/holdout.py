@@ -31,13 +31,13 @@ def compare_on_holdout(session: "Session", candidate: "Candidate", champion: Mod
     """
     config = session.config
     version = session.store.data_version(config.data.name)
-    name, rows = _read_holdout(config, version)
+    name, rows = read_holdout(config, version)
     labels = rows.column(label_name(config.data.columns)).to_numpy()
     group = group_name(config.data.columns)
     comparison = compare(
         labels,
-        _score(candidate.bundle_dir, candidate.bundle_sha256, rows),
-        None if champion is None else _score(champion.bundle_uri, champion.bundle_sha256, rows),
+        score_rows(candidate.bundle_dir, candidate.bundle_sha256, rows),
+        None if champion is None else score_rows(champion.bundle_uri, champion.bundle_sha256, rows),
         None if group is None else rows.column(group).to_numpy(zero_copy_only=False),
         config.gate,
     )
@@ -55,7 +55,7 @@ def compare_on_holdout(session: "Session", candidate: "Candidate", champion: Mod
     return report
 
 
-def _read_holdout(config: Config, version: DataVersion) -> tuple[str, pa.Table]:
+def read_holdout(config: Config, version: DataVersion) -> tuple[str, pa.Table]:
     """The holdout's name, which counts how often it was used, and its labelled rows."""
     training, gate = config.training, config.gate
     since, until, fraction = gate.holdout_since, gate.holdout_until, None
@@ -78,7 +78,7 @@ def _read_holdout(config: Config, version: DataVersion) -> tuple[str, pa.Table]:
     return name, table
 
 
-def _score(bundle_uri: str, bundle_sha256: str, rows: pa.Table) -> NDArray[np.float64]:
+def score_rows(bundle_uri: str, bundle_sha256: str, rows: pa.Table) -> NDArray[np.float64]:
     bundle = load_bundle(Path(bundle_uri), expected_sha256=bundle_sha256)
     encoded = bundle.encoding.encode_table(rows)
     return bundle.model.predict(encoded.numeric, encoded.categorical)

@@ -8,6 +8,7 @@ from typing import Any
 
 from runtime.config.schema import Config
 from runtime.core.errors import TealError, UnreachableError
+from runtime.pipeline.notifications import start_notifier
 from runtime.pipeline.progress import Progress
 from runtime.pipeline.steps import Session
 from runtime.store.control import ControlStore
@@ -35,10 +36,12 @@ def start_platform(config: Config, progress: Progress) -> PlatformStatus:
     from runtime.cluster.ray_process import start
     from runtime.cluster.token import read_token
     from runtime.monitoring.actor import start_monitor
+    from runtime.pipeline.quality_actor import start_alerts
+    from runtime.rollout.actor import start_rollouts
     from runtime.serving.edge_actor import start_edge
     from runtime.serving.reconcile import reconcile
 
-    store = ControlStore(config.paths.control)
+    store = ControlStore.of(config.paths)
     store.create_schema()
     database = _Background(lambda: _create_registry(config, store))
     progress.update("starting Ray")
@@ -47,7 +50,10 @@ def start_platform(config: Config, progress: Progress) -> PlatformStatus:
         session.connect()
         progress.update("starting the monitor and the edge")
         start_monitor(config)
+        start_alerts(config)
         start_edge(config)
+        start_notifier(config, session.store)
+        start_rollouts(config)
         if session.store.endpoints():
             progress.update("starting the deployed models")
             token = read_token(config.paths.run)
@@ -68,7 +74,7 @@ def stop_platform(config: Config) -> bool:
     if read_state(config.paths.run) is not None:
         try:
             connect(config)
-            has_served = bool(ControlStore(config.paths.control).endpoints())
+            has_served = bool(ControlStore.of(config.paths).endpoints())
             stop_edge(config)
             if has_served:
                 time.sleep(config.serving.payload_flush_s + FLUSH_MARGIN_S)
@@ -99,7 +105,7 @@ def _status(config: Config, session: Session, *, is_new: bool, is_running: bool 
     return PlatformStatus(
         is_running=is_running,
         is_new=is_new,
-        edge_url=f"http://{config.cluster.host}:{ports.edge}",
+        edge_url=f"{'https' if config.edge.tls else 'http'}://{config.edge.host or config.cluster.host}:{ports.edge}",
         dashboard_url=f"http://{config.cluster.host}:{ports.dashboard}",
         metrics_url=f"http://{config.cluster.host}:{ports.monitor_metrics}/metrics",
         endpoints=session.store.endpoints(),

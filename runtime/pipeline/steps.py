@@ -17,8 +17,8 @@ from runtime.core.errors import NotFoundError, RefusedError
 from runtime.core.git import CodeVersion, read_code_version
 from runtime.pipeline.progress import Progress, Silent
 from runtime.registry.mlflow_registry import Registry
-from runtime.store.control import ControlStore
 from runtime.store.records import SLOTS, DataVersion, EndpointState, ModelVersion, Slot
+from runtime.store.rollouts import RolloutStore
 
 if TYPE_CHECKING:
     from runtime.data.prepare import Prepared
@@ -34,7 +34,7 @@ class Session:
     """A configuration with its open store; everything a step needs."""
 
     config: Config
-    store: ControlStore
+    store: RolloutStore
     registry: Registry
     progress: Progress = field(default_factory=Silent)
 
@@ -42,7 +42,7 @@ class Session:
     @contextmanager
     def open(cls, config: Config, progress: Progress | None = None) -> Iterator["Session"]:
         """Open the store; leaves Ray when done, if a step joined it."""
-        store = ControlStore(config.paths.control)
+        store = RolloutStore(config.paths.control)
         session = cls(config=config, store=store, registry=Registry(config.paths, store), progress=progress or Silent())
         try:
             yield session
@@ -143,10 +143,12 @@ class Registered:
 def register_candidate(
     session: Session, run_id: str | None = None, *, actor: str, force: bool = False, reason: str = ""
 ) -> Registered:
-    """Gate a candidate and register it as a model version with alias challenger.
+    """Gate a candidate and register it as a model version with alias challenger, and keep its quality's reference.
 
     RefusedError if the gate rejects it, unless forced; who forced it and why goes into its lineage.
     """
+    from runtime.pipeline.quality_reference import record_reference
+
     candidate = find_candidate(session, run_id)
     session.progress.update("comparing with the champion")
     report = compare_candidate(session, candidate.run_id)
@@ -169,6 +171,7 @@ def register_candidate(
         name, Path(candidate.bundle_dir), candidate.run_id, lineage, metrics=candidate.metrics
     )
     session.registry.set_alias(name, CHALLENGER, model.version)
+    record_reference(session.config, session.store, model)
     return Registered(model=model, report=report, is_forced=is_forced)
 
 

@@ -39,6 +39,8 @@ class Metric:
     """Whether promotion needs this metric's evidence."""
     is_higher_worse: bool = True
     """For values only; an event is always bad."""
+    negligible_rate: float | None = None
+    """For events only: a canary proved to have a lower rate passes too. Where nothing fails, nothing else can."""
 
     def __post_init__(self) -> None:
         check_margin(self.margin)
@@ -231,7 +233,7 @@ def _next_state(
     if counted is None:
         return state
     if isinstance(state, EventState) and isinstance(counted, EventCounts):
-        return state.after(counted, share=share, margin=metric.margin)
+        return state.after(counted, share=share, margin=metric.margin, negligible_rate=metric.negligible_rate)
     if isinstance(state, ValueState) and isinstance(counted, ValueSums):
         return state.after(counted, margin=metric.margin, sign=1 if metric.is_higher_worse else -1)
     raise ContractError(f"metric {metric.name!r} is of kind {metric.kind} but got {type(counted).__name__}")
@@ -269,5 +271,6 @@ def _state_from_json(metric: Metric, kept: Mapping[str, Any]) -> EventState | Va
     if ("canary_events" in kept) != (metric.kind == "event"):
         raise ContractError(f"metric {metric.name!r} is of kind {metric.kind}, but what was kept is of the other kind")
     if metric.kind == "event":
-        return EventState(**{**kept, "rollback": tuple(kept["rollback"]), "promotion": tuple(kept["promotion"])})
+        ratios = {name: tuple(kept.get(name, ())) for name in ("rollback", "promotion", "ceiling")}
+        return EventState(**{**kept, **ratios})
     return ValueState(**{**kept, "rollback": DriftSum(**kept["rollback"]), "promotion": DriftSum(**kept["promotion"])})

@@ -78,6 +78,21 @@ def log_products(
     return added
 
 
+def log_ceiling_products(events: npt.ArrayLike, requests: npt.ArrayLike, ceiling: float) -> Floats:
+    """What these events of the canary's requests add to log ratios against "its rate is at least `ceiling`". [..., 8].
+
+    One request multiplies by q/c if it had the event, by (1 - q)/(1 - c) if not, for each q below the ceiling c. Linear
+    in the rate, falling, and 1 on average at c: at most 1 for every rate from c up. It needs no event to grow.
+    """
+    if not 0 < ceiling < 1:
+        raise UsageError(f"a rate that does not matter must be within 0..1, ends excluded, but got {ceiling}")
+    happened = np.asarray(events, dtype=np.float64)[..., None]
+    passed = np.asarray(requests, dtype=np.float64)[..., None] - happened
+    rates = ceiling / _RISKS
+    added: Floats = happened * np.log(rates / ceiling) + passed * (np.log1p(-rates) - np.log1p(-ceiling))
+    return added
+
+
 def log_mixture(products: Floats) -> Floats:
     """log E of accumulated `log_products`: the mean of the eight ratios. Shape [...]."""
     mixed: Floats = logsumexp(products, axis=-1) - math.log(NUM_RISKS)
@@ -127,6 +142,27 @@ def expected_requests(
     if growth <= 0 or events_per_request <= 0:
         return math.inf
     return (math.log(1.0 / check_alpha(alpha)) + math.log(NUM_RISKS)) / growth / events_per_request
+
+
+def expected_canary_requests_below(*, ceiling: float, event_rate: float, alpha: float) -> float:
+    """The canary's requests after which the expected log evidence that its rate is below the ceiling reaches 1/α."""
+    growth = float(log_ceiling_products(event_rate, 1.0, ceiling).max())
+    if growth <= 0:
+        return math.inf
+    return (math.log(1.0 / check_alpha(alpha)) + math.log(NUM_RISKS)) / growth
+
+
+def expected_canary_rows(*, margin: float, deviation: float, share: float, alpha: float, min_rows: int) -> float:
+    """The canary's rows after which equal means are proved to differ by less than the margin, on average."""
+    per_row = margin**2 * (1.0 - share) / deviation**2
+    rows = float(min_rows)
+    # z² of so many rows against log E of the mixture, whose scale is set at `min_rows`: a few rounds settle it.
+    for _ in range(20):
+        needed = (
+            2.0 * (1.0 + min_rows / rows) * (math.log(1.0 / check_alpha(alpha)) + 0.5 * math.log1p(rows / min_rows))
+        )
+        rows = max(float(min_rows), needed / per_row)
+    return rows
 
 
 def check_alpha(alpha: float) -> float:

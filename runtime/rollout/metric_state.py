@@ -10,7 +10,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from runtime.rollout.event_counts import EventCounts, ValueSums
-from runtime.rollout.evidence import NUM_RISKS, Floats, log_mixture, log_normal_mixture, log_products
+from runtime.rollout.evidence import (
+    NUM_RISKS,
+    Floats,
+    log_ceiling_products,
+    log_mixture,
+    log_normal_mixture,
+    log_products,
+)
 
 MIN_CANARY_ROWS = 500
 """Rows from which on the evidence of a real-valued metric is looked at; it is asymptotic."""
@@ -22,18 +29,27 @@ class EventState:
 
     rollback: tuple[float, ...] = (0.0,) * NUM_RISKS
     promotion: tuple[float, ...] = (0.0,) * NUM_RISKS
+    ceiling: tuple[float, ...] = ()
+    """Against "the canary's rate is not negligible"; empty where the metric names no negligible rate."""
     canary_requests: int = 0
     canary_events: int = 0
     primary_requests: int = 0
     primary_events: int = 0
 
-    def after(self, counts: EventCounts, *, share: float, margin: float) -> "EventState":
+    def after(
+        self, counts: EventCounts, *, share: float, margin: float, negligible_rate: float | None = None
+    ) -> "EventState":
         events = (counts.canary_events, counts.primary_events)
         rollback = log_products(*events, share, margin, "rollback")
         promotion = log_products(*events, share, margin, "promotion")
+        ceiling: tuple[float, ...] = ()
+        if negligible_rate is not None:
+            added = log_ceiling_products(counts.canary_events, counts.canary_requests, negligible_rate)
+            ceiling = tuple((np.array(self.ceiling or (0.0,) * NUM_RISKS) + added).tolist())
         return EventState(
             rollback=tuple((np.array(self.rollback) + rollback).tolist()),
             promotion=tuple((np.array(self.promotion) + promotion).tolist()),
+            ceiling=ceiling,
             canary_requests=self.canary_requests + counts.canary_requests,
             canary_events=self.canary_events + counts.canary_events,
             primary_requests=self.primary_requests + counts.primary_requests,
@@ -41,7 +57,7 @@ class EventState:
         )
 
     def at_new_step(self) -> "EventState":
-        return replace(self, promotion=(0.0,) * NUM_RISKS)
+        return replace(self, promotion=(0.0,) * NUM_RISKS, ceiling=())
 
     @property
     def log_rollback(self) -> float:
@@ -49,7 +65,14 @@ class EventState:
 
     @property
     def log_promotion(self) -> float:
-        return float(log_mixture(np.array(self.promotion)))
+        """Null: worse than the margin and, where a negligible rate is named, not below that either.
+
+        Both are evidence against it, so their mean is.
+        """
+        relative = log_mixture(np.array(self.promotion))
+        if not self.ceiling:
+            return float(relative)
+        return float(np.logaddexp(relative, log_mixture(np.array(self.ceiling))) - np.log(2.0))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -3,13 +3,13 @@
 from dataclasses import dataclass
 
 from runtime.config.schema import Config
-from runtime.core.errors import RefusedError
+from runtime.core.errors import NotFoundError, RefusedError
 from runtime.rollout import traffic
 from runtime.serving.edge_files import read_secret, touch_hint
 from runtime.serving.edge_shares import app_name
 from runtime.serving.reconcile import probe
-from runtime.store.control import ControlStore
-from runtime.store.records import EndpointState, Slot
+from runtime.store.records import FULL_SHARE, EndpointState, Slot
+from runtime.store.rollouts import RolloutStore, check_no_rollout
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -21,21 +21,56 @@ class Moved:
     """Until every live edge applied it."""
 
 
-def shift(config: Config, store: ControlStore, endpoint: str, share: int, *, actor: str, reason: str = "") -> Moved:
-    """Give the canary `share` basis points; more than it has only if its slot answers."""
+def shift(
+    config: Config,
+    store: RolloutStore,
+    endpoint: str,
+    share: int,
+    *,
+    actor: str,
+    reason: str = "",
+    force: bool = False,
+) -> Moved:
+    """Give the canary `share` basis points; more than it has only if its slot answers.
+
+    RefusedError while a rollout moves the traffic; `force` ends that.
+    """
     state = store.endpoint(endpoint)
+    if not force:
+        check_no_rollout(store.active_rollout(endpoint))
     if share > state.share:
         check_slot_ready(config, state, state.canary)
-    changed, is_new = traffic.shift(store, endpoint, share, actor=actor, reason=reason)
+    changed, is_new = traffic.shift(store, endpoint, share, actor=actor, reason=reason, force=force)
     return _follow(config, store, changed, is_new=is_new)
 
 
 def rollback(
-    config: Config, store: ControlStore, endpoint: str, share: int = 0, *, actor: str, reason: str = ""
+    config: Config, store: RolloutStore, endpoint: str, share: int = 0, *, actor: str, reason: str = ""
 ) -> Moved:
-    """Take the canary back to `share` basis points. Asks no slot first: a rollback must not wait."""
+    """Take the canary back to `share` basis points, out of a rollout too. Asks no slot first: it must not wait."""
     changed, is_new = traffic.rollback(store, endpoint, share, actor=actor, reason=reason)
     return _follow(config, store, changed, is_new=is_new)
+
+
+def return_to(
+    config: Config, store: RolloutStore, endpoint: str, version: int, *, actor: str, reason: str = ""
+) -> Moved:
+    """Go back to a model version that one of the endpoint's slots still holds: all traffic to it, at once.
+
+    NotFoundError says how to bring it back where no slot holds it.
+    """
+    state = store.endpoint(endpoint)
+    primary, canary = (state.slot(slot).model for slot in (state.primary, state.canary))
+    if primary is not None and primary.version == version:
+        return rollback(config, store, endpoint, actor=actor, reason=reason)
+    if canary is not None and canary.version == version:
+        return shift(config, store, endpoint, FULL_SHARE, actor=actor, reason=reason, force=True)
+    held = ", ".join(model.label for model in (primary, canary) if model is not None)
+    name = endpoint if primary is None else primary.name
+    raise NotFoundError(
+        f"no slot of {endpoint!r} holds version {version}, they hold {held}; `teal deploy {name}:{version}` puts it "
+        "into the idle one, then `teal shift 100`"
+    )
 
 
 def check_slot_ready(config: Config, state: EndpointState, slot: Slot) -> None:
@@ -51,7 +86,7 @@ def check_slot_ready(config: Config, state: EndpointState, slot: Slot) -> None:
         )
 
 
-def _follow(config: Config, store: ControlStore, state: EndpointState, *, is_new: bool) -> Moved:
+def _follow(config: Config, store: RolloutStore, state: EndpointState, *, is_new: bool) -> Moved:
     if not is_new:
         return Moved(endpoint=state, is_new=False, acknowledged_s=None)
     touch_hint(config.paths)

@@ -10,6 +10,7 @@ import time
 from runtime.core.errors import UnreachableError, UsageError
 from runtime.store.control import ControlStore
 from runtime.store.records import FULL_SHARE, EndpointState
+from runtime.store.rollouts import RolloutStore, check_no_rollout
 
 ACK_POLL_S = 0.01
 EDGE_ALIVE_S = 10.0
@@ -35,28 +36,47 @@ def current_actor() -> str:
 
 
 def shift(
-    store: ControlStore, endpoint: str, share: int, *, actor: str, reason: str = "", generation: int | None = None
+    store: RolloutStore,
+    endpoint: str,
+    share: int,
+    *,
+    actor: str,
+    reason: str = "",
+    generation: int | None = None,
+    force: bool = False,
 ) -> tuple[EndpointState, bool]:
-    """Give the canary `share` basis points. The flag is False if it had them already and nothing was written."""
-    state = store.endpoint(endpoint)
-    if state.share == share and generation in (None, state.generation):
-        return state, False
-    return store.set_share(endpoint, share, actor=actor, reason=reason, expected_generation=generation), True
+    """Give the canary `share` basis points. The flag is False if it had them already and nothing was written.
+
+    RefusedError while a rollout moves the endpoint's traffic; `force` ends that as Aborted.
+    """
+    how = f"shift to {share / 100:g} %"
+    with store.superseding(endpoint, actor=actor, how=how, at=time.time()) as active:
+        if not force:
+            check_no_rollout(active)
+        state = store.endpoint(endpoint)
+        if state.share == share and generation in (None, state.generation):
+            return state, False
+        return store.set_share(endpoint, share, actor=actor, reason=reason, expected_generation=generation), True
 
 
 def rollback(
-    store: ControlStore, endpoint: str, share: int = 0, *, actor: str, reason: str = ""
+    store: RolloutStore, endpoint: str, share: int = 0, *, actor: str, reason: str = ""
 ) -> tuple[EndpointState, bool]:
-    """Take the canary back to `share` basis points. UsageError if that would give it more than it has."""
-    state = store.endpoint(endpoint)
-    if share > state.share:
-        raise UsageError(
-            f"the canary of {endpoint!r} has {state.share / 100:g} %: a rollback to {share / 100:g} % would give it "
-            "more; use `teal shift`"
-        )
-    if state.share == share:
-        return state, False
-    return store.set_share(endpoint, share, actor=actor, action="rollback", reason=reason), True
+    """Take the canary back to `share` basis points; a rollout that is under way ends as Aborted in the same moment.
+
+    UsageError if that would give it more than it has.
+    """
+    how = f"rollback to {share / 100:g} %"
+    with store.superseding(endpoint, actor=actor, how=how, at=time.time()):
+        state = store.endpoint(endpoint)
+        if share > state.share:
+            raise UsageError(
+                f"the canary of {endpoint!r} has {state.share / 100:g} %: a rollback to {share / 100:g} % would give "
+                "it more; use `teal shift`"
+            )
+        if state.share == share:
+            return state, False
+        return store.set_share(endpoint, share, actor=actor, action="rollback", reason=reason), True
 
 
 def wait_acknowledged(store: ControlStore, state: EndpointState, *, timeout_s: float = 5.0) -> float:

@@ -2,8 +2,10 @@
 
 import json
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 import orjson
 
 from runtime.core.errors import UsageError
@@ -16,12 +18,15 @@ SHOWN_CHARACTERS = 80
 class RequestFault(UsageError):
     """A request that is answered with an error: HTTP status, code, message and the field at fault."""
 
-    def __init__(self, status: int, code: str, message: str, field: str | None = None) -> None:
+    def __init__(
+        self, status: int, code: str, message: str, field: str | None = None, *, retry_after_s: int | None = None
+    ) -> None:
         super().__init__(message)
         self.status = status
         self.code = code
         self.message = message
         self.field = field
+        self.retry_after_s = retry_after_s
 
     @classmethod
     def of_row(cls, error: RowError) -> "RequestFault":
@@ -37,6 +42,15 @@ class Label:
     label: int
 
 
+class Explained(NamedTuple):
+    """What each feature added to each score: a row's attributions add up to its score − baseline score."""
+
+    features: tuple[str, ...]
+    attributions: npt.NDArray[np.float64]
+    """[rows, features]"""
+    baseline_score: float
+
+
 def parse_instances(body: bytes, content_type: bytes | None, *, max_rows: int) -> list[Any]:
     """The rows of `{"instances": [...]}`, each of which the encoding checks. RequestFault says what is wrong."""
     return _parse_list(body, content_type, member="instances", max_rows=max_rows)
@@ -48,18 +62,23 @@ def parse_labels(body: bytes, content_type: bytes | None, *, max_rows: int) -> l
     return [_parse_label(index, entry) for index, entry in enumerate(entries)]
 
 
-def encode_predictions(prediction_id: str, model_version: str, scores: list[float]) -> bytes:
-    return orjson.dumps(
-        {
-            "prediction_id": prediction_id,
-            "model_version": model_version,
-            "predictions": [{"score": score} for score in scores],
-        }
-    )
+def encode_predictions(
+    prediction_id: str, model_version: str, scores: list[float], explained: Explained | None = None
+) -> bytes:
+    answer: dict[str, Any] = {
+        "prediction_id": prediction_id,
+        "model_version": model_version,
+        "predictions": [{"score": score} for score in scores],
+    }
+    if explained is not None:
+        for prediction, attributions in zip(answer["predictions"], explained.attributions.tolist(), strict=True):
+            prediction["attributions"] = dict(zip(explained.features, attributions, strict=True))
+        answer["baseline_score"] = explained.baseline_score
+    return orjson.dumps(answer)
 
 
 def encode_fault(fault: RequestFault) -> bytes:
-    error = {"code": fault.code, "message": _printable(fault.message), "field": _printable(fault.field)}
+    error = {"code": fault.code, "message": printable(fault.message), "field": printable(fault.field)}
     return orjson.dumps({"error": error})
 
 
@@ -69,18 +88,18 @@ def encode_json(value: Any) -> bytes:
 
 def _parse_list(body: bytes, content_type: bytes | None, *, member: str, max_rows: int) -> list[Any]:
     if content_type is not None and content_type.partition(b";")[0].strip().lower() != b"application/json":
-        shown = content_type[:SHOWN_CHARACTERS].decode("latin-1")
+        found = content_type[:SHOWN_CHARACTERS].decode("latin-1")
         raise RequestFault(
-            415, "content_type", f"content-type must be application/json but got {shown!r}", "content-type"
+            415, "content_type", f"content-type must be application/json but got {found!r}", "content-type"
         )
-    document = _loads(body)
+    document = load_json(body)
     if type(document) is not dict:
         raise RequestFault(
             422, "contract", f'the body must be an object {{"{member}": [...]}} but is {_kind(document)}'
         )
     for name in document:
         if name != member:
-            raise RequestFault(422, "contract", f"unknown member {_shown(name)}; the body has {member!r} only", name)
+            raise RequestFault(422, "contract", f"unknown member {shown(name)}; the body has {member!r} only", name)
     if member not in document:
         raise RequestFault(422, "contract", f"the body lacks {member!r}", member)
     rows = document[member]
@@ -95,7 +114,8 @@ def _parse_list(body: bytes, content_type: bytes | None, *, member: str, max_row
     return rows
 
 
-def _loads(body: bytes) -> Any:
+def load_json(body: bytes) -> Any:
+    """RequestFault 400 unless it is JSON; NaN and Infinity are let through."""
     try:
         return orjson.loads(body)
     except orjson.JSONDecodeError as error:
@@ -115,15 +135,15 @@ def _parse_label(index: int, entry: Any) -> Label:
         raise RequestFault(422, "contract", f"{where} must be an object but is {_kind(entry)}", "labels")
     for name in entry:
         if name not in ("prediction_id", "row", "label"):
-            raise RequestFault(422, "contract", f"{where} has an unknown member {_shown(name)}", name)
+            raise RequestFault(422, "contract", f"{where} has an unknown member {shown(name)}", name)
     prediction_id, row, label = entry.get("prediction_id"), entry.get("row", 0), entry.get("label")
     if type(prediction_id) is not str or not _is_uuid7(prediction_id):
-        message = f"{where}: prediction_id must be one that an answer gave, but got {_shown(prediction_id)}"
+        message = f"{where}: prediction_id must be one that an answer gave, but got {shown(prediction_id)}"
         raise RequestFault(422, "contract", message, "prediction_id")
     if type(row) is not int or not 0 <= row < 1 << 31:
-        raise RequestFault(422, "contract", f"{where}: row must be an integer from 0 but got {_shown(row)}", "row")
+        raise RequestFault(422, "contract", f"{where}: row must be an integer from 0 but got {shown(row)}", "row")
     if type(label) is not int or label not in (0, 1):
-        raise RequestFault(422, "contract", f"{where}: label must be 0 or 1 but got {_shown(label)}", "label")
+        raise RequestFault(422, "contract", f"{where}: label must be 0 or 1 but got {shown(label)}", "label")
     return Label(prediction_id=prediction_id, row=row, label=label)
 
 
@@ -140,11 +160,11 @@ def _kind(value: Any) -> str:
     return kinds.get(type(value), "a number")
 
 
-def _shown(value: Any) -> str:
-    shown = repr(value)
-    return shown if len(shown) <= SHOWN_CHARACTERS else shown[:SHOWN_CHARACTERS] + "…"
+def shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= SHOWN_CHARACTERS else text[:SHOWN_CHARACTERS] + "…"
 
 
-def _printable(text: str | None) -> str | None:
+def printable(text: str | None) -> str | None:
     """Without lone surrogates, which the lenient parser lets through and UTF-8 cannot hold."""
     return None if text is None else text[:2000].encode(errors="replace").decode()

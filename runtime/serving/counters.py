@@ -46,6 +46,8 @@ class Delta:
     refused: int
     latency_ms_counts: npt.NDArray[np.int64]
     counts: Counts
+    dropped_rows: int = 0
+    """Answered rows that the payload log lost because its buffer was full or they could not be written."""
 
     def merge(self, other: "Delta") -> "Delta":
         return Delta(
@@ -55,6 +57,7 @@ class Delta:
             refused=self.refused + other.refused,
             latency_ms_counts=self.latency_ms_counts + other.latency_ms_counts,
             counts=self.counts.merge(other.counts),
+            dropped_rows=self.dropped_rows + other.dropped_rows,
         )
 
 
@@ -111,6 +114,7 @@ class Pusher:
             "refused": delta.refused,
             "latency_ms_counts": delta.latency_ms_counts,
             "counts": delta.counts,
+            "dropped_rows": delta.dropped_rows,
         }
         try:
             self._send(message)

@@ -20,6 +20,8 @@ logger = logging.getLogger(__name__)
 
 MAX_BUFFERED_ROWS = 100_000
 APPEND_ATTEMPTS = 10
+PARTITION = "at_day"
+"""A table that begins with this column is kept in one folder for each of its values."""
 CLOSE_TIMEOUT_S = 10.0
 
 Batch = TypeVar("Batch")
@@ -132,8 +134,15 @@ class Appender:
             try:
                 if self._table is None and DeltaTable.is_deltatable(self._uri):
                     self._table = DeltaTable(self._uri)
-                target = self._uri if self._table is None else self._table
-                write_deltalake(target, rows, mode="append", schema_mode="merge", commit_properties=properties)
+                is_new = self._table is None
+                write_deltalake(
+                    self._uri if self._table is None else self._table,
+                    rows,
+                    mode="append",
+                    schema_mode="merge",
+                    partition_by=[PARTITION] if is_new and PARTITION in rows.column_names else None,
+                    commit_properties=properties,
+                )
             except DeltaError:
                 self._table = None
                 if attempt == APPEND_ATTEMPTS - 1:

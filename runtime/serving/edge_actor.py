@@ -25,11 +25,12 @@ class EdgeActor:
     def __init__(self, config: Config) -> None:
         self._config = config
         self._loop = EdgeLoop(
-            ControlStore(config.paths.control),
+            ControlStore.of(config.paths),
             config.cluster,
             files=EdgeFiles.of(config.paths),
             secret=read_secret(config.paths.run),
-            max_body_bytes=config.serving.max_body_bytes,
+            serving=config.serving,
+            edge=config.edge,
         )
         self._loop.start()
 
@@ -104,7 +105,8 @@ def stop_edge(config: Config) -> bool:
     if ray is not None and actor is not None:
         was_there = True
         ray.kill(actor)
-    process = EdgeProcess(EdgeFiles.of(config.paths), address=(config.cluster.host, config.cluster.ports.edge))
+    address = (config.edge.host or config.cluster.host, config.cluster.ports.edge)
+    process = EdgeProcess(EdgeFiles.of(config.paths), address=address)
     was_there = was_there or process.find() is not None
     process.stop()
     return was_there
@@ -125,4 +127,6 @@ def find_edge() -> Any | None:
 
 def _settings(config: Config) -> tuple[Any, ...]:
     """What the edge depends on; a change of any takes a new actor."""
-    return (config.cluster, config.paths.control, config.paths.run, config.serving.max_body_bytes)
+    serving = config.serving
+    limits = (serving.max_body_bytes, serving.max_ongoing_requests, serving.max_queued_requests)
+    return (config.cluster, config.paths.control, config.paths.run, config.edge, limits)

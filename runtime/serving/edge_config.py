@@ -1,17 +1,19 @@
 """HAProxy's configuration for the edge, rendered from desired state. Text in, text out.
 
 The split's numbers are not in it: they stand in a map, one string an endpoint, so that a single `set map` changes
-share and generation together. What is here changes only when an endpoint or a slot comes or goes.
+share and generation together. Nor are the replicas' addresses, which are told at run
+time. What is here changes only when an endpoint or a slot comes or goes.
 """
 
 from collections.abc import Sequence
 
-from runtime.config.schema import ClusterConfig
+from runtime.config.schema import ClusterConfig, EdgeConfig, ServingConfig
 from runtime.core.errors import ConfigError
 from runtime.serving.edge_backend import render_backend
 from runtime.serving.edge_files import EdgeFiles
 from runtime.serving.edge_frontend import render_frontend
-from runtime.serving.edge_replies import CONTENT_TYPE, INTERNAL_ERRORS, error_body
+from runtime.serving.edge_grpc import render_grpc_frontend
+from runtime.serving.edge_replies import internal_errors
 from runtime.serving.edge_shares import app_name, filled_slots
 from runtime.store.records import EndpointState
 
@@ -25,21 +27,44 @@ def render_config(
     *,
     files: EdgeFiles,
     secret: str,
-    max_body_bytes: int,
+    serving: ServingConfig,
+    edge: EdgeConfig,
+    certificate: str | None = None,
     serve_hosts: Sequence[str] = (),
 ) -> str:
-    """HAProxy's whole configuration. `serve_hosts`: the nodes that run Ray's HAProxy, by default the cluster's host."""
-    for text in (str(files.shares), secret, cluster.host):
+    """HAProxy's whole configuration. `serving`: the limits, one for all endpoints.
+
+    `serve_hosts`: the nodes that run Ray's HAProxy, by default the cluster's host.
+    """
+    for text in (str(files.shares), secret, cluster.host, edge.host or "", edge.access_log or "", certificate or ""):
         if any(character in text for character in " \t\n'\"\\%#"):
             raise ConfigError(f"the edge cannot use {text!r}: blanks, quotes, '%', '#' and backslashes are not allowed")
     hosts = list(serve_hosts) or [cluster.host]
     parts = [
         _render_global(cluster),
         _render_defaults(has_other_nodes=len(hosts) > 1),
-        render_frontend(endpoints, cluster, files=files, secret=secret, max_body_bytes=max_body_bytes),
+        render_frontend(
+            endpoints,
+            cluster,
+            files=files,
+            secret=secret,
+            max_body_bytes=serving.max_body_bytes,
+            edge=edge,
+            certificate=certificate,
+        ),
+        render_grpc_frontend(endpoints, cluster, files=files, secret=secret, edge=edge, certificate=certificate),
     ]
-    for endpoint in endpoints:
-        parts += [render_backend(app_name(endpoint.name, slot), cluster, hosts) for slot in filled_slots(endpoint)]
+    parts += [
+        render_backend(
+            app_name(endpoint.name, slot),
+            cluster,
+            hosts,
+            max_ongoing=serving.max_ongoing_requests,
+            max_queued=serving.max_queued_requests,
+        )
+        for endpoint in endpoints
+        for slot in filled_slots(endpoint)
+    ]
     return "\n".join(parts)
 
 
@@ -57,10 +82,6 @@ def _render_defaults(*, has_other_nodes: bool) -> str:
     # With other nodes a silent one is given up soon and the request runs again elsewhere, so 4 s must be above the
     # slowest legitimate call. Without any, waiting is all there is: for a replica that is being replaced, say.
     timeout_server, retry_on = ("4s", " response-timeout") if has_other_nodes else ("30s", "")
-    errors = "\n".join(
-        f"    http-error status {status} content-type {CONTENT_TYPE} string '{error_body(code, message)}'"
-        for status, (code, message) in INTERNAL_ERRORS.items()
-    )
     return f"""defaults
     mode http
     timeout client 40s
@@ -77,5 +98,5 @@ def _render_defaults(*, has_other_nodes: bool) -> str:
     retries 5
     # Never 500: Ray's HAProxy turns its own 502, 503 and 504 into it, and so does code that has already run.
     retry-on conn-failure empty-response{retry_on}
-{errors}
+{internal_errors()}
 """

@@ -12,7 +12,9 @@ from runtime.config.schema import PathsConfig
 from runtime.core.errors import TealError
 from runtime.core.files import write_atomic
 
-SECRET_VARIABLE = "TEAL_EDGE_SECRET"
+SECRET = ("TEAL_EDGE_SECRET", "edge_secret")
+PII_KEY = ("TEAL_PII_KEY", "pii_key")
+"""Each the environment variable that holds it on a cluster, and the name of its file under run/."""
 MAX_SOCKET_PATH = 90
 """Bytes. The kernel takes 107, and HAProxy binds `PATH.PID.tmp` first."""
 
@@ -35,6 +37,16 @@ class EdgeFiles:
     def shares(self) -> Path:
         """Map file: endpoint to `green share:generation`."""
         return self.directory / "shares.map"
+
+    @property
+    def grants(self) -> Path:
+        """Map file: hash of a token to whose it is and what it may."""
+        return self.directory / "grants.map"
+
+    @property
+    def tls(self) -> Path:
+        """Directory of the certificates that HAProxy reads, each a file of its own that never changes."""
+        return self.directory / "tls"
 
     @property
     def pid(self) -> Path:
@@ -74,25 +86,36 @@ def touch_hint(paths: PathsConfig) -> None:
 
 
 def ensure_secret(paths: PathsConfig) -> str:
-    """The secret between edge and replicas, made with mode 0600 where there is none yet."""
-    path = EdgeFiles.of(paths).secret
-    if not path.exists() and SECRET_VARIABLE not in os.environ:
-        write_atomic(path, secrets.token_hex(32), mode=0o600)
+    """The secret between edge and replicas, and the key of personal values, each made with mode 0600 if not there."""
+    for variable, name in (SECRET, PII_KEY):
+        path = Path(paths.run).absolute() / name
+        if not path.exists() and variable not in os.environ:
+            write_atomic(path, secrets.token_hex(32), mode=0o600)
     return read_secret(paths.run)
 
 
 def read_secret(run_directory: str) -> str:
-    """The secret from the environment, else from its file. TealError if there is none or others can read it."""
-    if secret := os.environ.get(SECRET_VARIABLE):
+    """What the edge adds to every request, so that replicas refuse what did not come through it."""
+    return _read(run_directory, *SECRET)
+
+
+def read_pii_key(run_directory: str) -> bytes:
+    """The key of the hashes that stand in the payload log for personal values. Whoever has it can try values out."""
+    return _read(run_directory, *PII_KEY).encode()
+
+
+def _read(run_directory: str, variable: str, name: str) -> str:
+    """From the environment, else from its file. TealError if there is none or others can read it."""
+    if secret := os.environ.get(variable):
         return secret
-    path = Path(run_directory) / "edge_secret"
+    path = Path(run_directory) / name
     try:
         mode = path.stat().st_mode & 0o777
         secret = path.read_text().strip()
     except OSError as error:
-        raise TealError(f"cannot read the edge's secret {path}: {error.strerror}; `teal up` makes it") from error
+        raise TealError(f"cannot read the secret {path}: {error.strerror}; `teal up` makes it") from error
     if mode & 0o077:
-        raise TealError(f"the edge's secret {path} has mode {mode:04o}, others can read it; run `chmod 600 {path}`")
+        raise TealError(f"the secret {path} has mode {mode:04o}, others can read it; run `chmod 600 {path}`")
     if len(secret) < 16:
-        raise TealError(f"the edge's secret {path} has {len(secret)} characters; remove it and run `teal up`")
+        raise TealError(f"the secret {path} has {len(secret)} characters; remove it and run `teal up`")
     return secret

@@ -1,18 +1,51 @@
-"""The edge's frontend: who may ask, which endpoint and slot answers, what stands in the headers. Text in, text out."""
+"""The edge's frontend for HTTP: which paths there are, who may ask, which slot answers. Text in, text out.
+
+Rules stand in the order in which a request may be refused: its form, its sender, its path, its rights, its body.
+"""
 
 import json
 from collections.abc import Sequence
 
-from runtime.config.schema import ClusterConfig
+from runtime.config.schema import ClusterConfig, EdgeConfig
+from runtime.serving.edge_access import (
+    render_access,
+    render_access_log,
+    render_answer_headers,
+    render_identity,
+    render_limits_table,
+    render_request_headers,
+    render_rights,
+    render_size_limits,
+    render_split,
+)
 from runtime.serving.edge_files import EdgeFiles
 from runtime.serving.edge_replies import CONTENT_TYPE, reply
 from runtime.serving.edge_shares import app_name, filled_slots
-from runtime.store.records import FULL_SHARE, EndpointState
+from runtime.store.records import EndpointState
+
+LOCAL_BACKEND = "edge-local"
+NAME = "[A-Za-z0-9_-]+"
+ENDPOINT_PATHS = f"^/(v1/models/{NAME}(:predict|:feedback)?|v2/models/{NAME}(/versions/[0-9]+)?(/ready|/infer)?)$"
+OPENAPI_PATH = "/v1/openapi.json"
+CATALOG_PATHS = ("/v2", "/v2/", "/v1/models")
+
+
+def bind_address(cluster: ClusterConfig, edge: EdgeConfig, port: int) -> str:
+    host = edge.host or cluster.host
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def render_frontend(
-    endpoints: Sequence[EndpointState], cluster: ClusterConfig, *, files: EdgeFiles, secret: str, max_body_bytes: int
+    endpoints: Sequence[EndpointState],
+    cluster: ClusterConfig,
+    *,
+    files: EdgeFiles,
+    secret: str,
+    max_body_bytes: int,
+    edge: EdgeConfig,
+    certificate: str | None = None,
 ) -> str:
+    """`certificate`: path of a PEM file with certificate and key, where the edge speaks TLS."""
     too_large = reply(
         413,
         "too_large",
@@ -29,14 +62,16 @@ def render_frontend(
     no_path = reply(
         404,
         "not_found",
-        "no such path; use /v1/models/ENDPOINT:predict or /v1/models/ENDPOINT:feedback",
-        "if !{ path_reg ^/v1/models/[A-Za-z0-9_-]+(:predict|:feedback)?$ }",
+        "no such path; use /v1/models/ENDPOINT:predict, /v1/models/ENDPOINT:feedback or /v2/models/ENDPOINT/infer",
+        "if !is_openapi !{ path -m reg " + ENDPOINT_PATHS + " }",
     )
-    needs_post = reply(
-        405, "method_not_allowed", "use POST", "if { path_sub : } !{ method POST }", headers=" hdr allow POST"
-    )
-    needs_get = reply(
-        405, "method_not_allowed", "use GET", "if !{ path_sub : } !{ method GET }", headers=" hdr allow GET"
+    needs_post = reply(405, "method_not_allowed", "use POST", "if is_call !{ method POST }", headers=" hdr allow POST")
+    needs_get = reply(405, "method_not_allowed", "use GET", "if !is_call !{ method GET }", headers=" hdr allow GET")
+    no_metrics = reply(
+        403,
+        "forbidden",
+        "metrics are for this machine, operators and admins",
+        "if { path /-/metrics } !is_from_here !{ var(txn.rights) -m sub ,metrics, }",
     )
     unavailable = reply(
         503,
@@ -52,49 +87,67 @@ def render_frontend(
         "if { status 429 } !{ res.hdr(x-model-version) -m found }",
         headers=" hdr retry-after 1",
     )
+    address = bind_address(cluster, edge, cluster.ports.edge)
+    tls = f" ssl crt {certificate} alpn h2,http/1.1 ssl-min-ver TLSv1.2" if certificate else ""
+    first = endpoints[0].name if endpoints else "none"
     return f"""frontend edge
-    bind {cluster.host}:{cluster.ports.edge}
-    acl sane_id req.fhdr(x-request-id) -m reg ^[A-Za-z0-9._:-]{{1,128}}$
-    http-request set-var(txn.request_id) req.fhdr(x-request-id) if sane_id
-    http-request set-var(txn.request_id) uuid() if !{{ var(txn.request_id) -m found }}
-    http-request del-header x-slot
-    http-request del-header x-teal-edge
-    http-request del-header x-generation
-    http-request use-service prometheus-exporter if {{ path /-/metrics }} {{ src 127.0.0.0/8 ::1 }}
-    http-request return status 200 content-type {CONTENT_TYPE} string '{{"live": true}}' if {{ path /v2/health/live }}
-{_render_ready(endpoints)}
+    bind {address}{tls}
+    timeout http-request {_milliseconds(edge.header_timeout_s)}
+{render_access_log(edge)}{render_identity()}
+{render_size_limits(edge, reply)}
+    acl is_from_here src 127.0.0.0/8 ::1
+    acl is_health path_beg /v2/health/
+    acl is_open_here path /-/metrics
+    http-request allow if is_health
+    http-request allow if is_open_here is_from_here
+{render_access(files, reply)}
+    http-request {no_metrics}
+    acl is_catalog path {" ".join(CATALOG_PATHS)}
+    http-request allow if is_catalog || is_open_here
+    acl is_openapi path {OPENAPI_PATH}
     http-request {no_path}
     http-request set-var(txn.endpoint) path,field(4,/),field(1,:)
+    http-request set-var(txn.endpoint) str({first}) if is_openapi
     http-request set-var(txn.state) var(txn.endpoint),map({files.shares})
     http-request {unknown}
+    acl is_feedback path_end :feedback
+    acl is_prediction path_end :predict /infer
+    acl is_call path_end :predict :feedback /infer
+{render_rights(files, reply, predicts="is_prediction", gives_feedback="is_feedback")}
     http-request {needs_post}
     http-request {needs_get}
     http-request {too_large}
     # Whole before a replica is asked, so that a slow sender keeps none busy; larger ones up to the buffer.
-    http-request wait-for-body time 10s if METH_POST
-    http-request set-var(txn.share) var(txn.state),field(1,:),add(0)
-    http-request set-var(txn.generation) var(txn.state),field(2,:)
-    http-request set-var(txn.key) req.fhdr(x-routing-key) if {{ req.fhdr(x-routing-key) -m found }}
-    http-request set-var(txn.key) uuid() if !{{ var(txn.key) -m found }}
-    # xxh32, since mod() of the signed xxh64 sends half of the keys below zero.
-    http-request set-var(txn.distance) var(txn.key),xxh32,mod({FULL_SHARE}),sub(txn.share)
-    http-request set-var(txn.slot) str(blue)
-    http-request set-var(txn.slot) str(green) if {{ var(txn.distance) -m int lt 0 }}
-    http-request set-var-fmt(txn.app) %[var(txn.endpoint)]-%[var(txn.slot)]
+    http-request wait-for-body time {_milliseconds(edge.body_timeout_s)} if METH_POST
+{render_split(reply)}
     http-request set-path /%[var(txn.app)]%[path]
-    http-request set-header x-teal-edge {secret}
-    http-request set-header x-slot %[var(txn.slot)]
-    http-request set-header x-generation %[var(txn.generation)]
-    http-request set-header x-request-id %[var(txn.request_id)]
-    # Spares the replica one task a request; an answer takes milliseconds, so nobody waits to cancel it.
-    http-request set-header x-request-disconnect-disabled ?1
-    http-request del-header x-request-timeout-seconds
+{render_request_headers(secret)}
+    use_backend {LOCAL_BACKEND} if is_health || is_catalog || is_open_here
     use_backend %[var(txn.app)]
     http-response {overloaded}
     http-response {unavailable}
-    http-after-response set-header x-request-id %[var(txn.request_id)] if {{ var(txn.request_id) -m found }}
-    http-after-response set-header x-slot %[var(txn.slot)] if {{ var(txn.slot) -m found }}
-    http-after-response set-header x-generation %[var(txn.generation)] if {{ var(txn.generation) -m found }}
+{render_answer_headers()}
+
+{_render_local(endpoints)}
+{render_limits_table()}"""
+
+
+def _render_local(endpoints: Sequence[EndpointState]) -> str:
+    """What the edge answers by itself. In a backend, so that many endpoints cost the others' requests nothing."""
+    catalog = json.dumps({"models": [{"name": endpoint.name} for endpoint in endpoints]})
+    server = json.dumps({"name": "teal", "version": "2", "extensions": ["binary_tensor_data"]})
+    answers = "\n".join(
+        f"    http-request return status 200 content-type {CONTENT_TYPE} string '{body}' if {{ path {path} }}"
+        for path, body in (("/v2/health/live", '{"live": true}'), ("/v1/models", catalog), ("/v2 /v2/", server))
+    )
+    no_path = reply(404, "not_found", "no such path; use /v2/health/live or /v2/health/ready", "")
+    return f"""backend {LOCAL_BACKEND}
+    # Most places for replicas are empty, and each would have sixty lines.
+    http-request set-query no-maint if {{ path /-/metrics }} !{{ query -m found }}
+    http-request use-service prometheus-exporter if {{ path /-/metrics }}
+{answers}
+{_render_ready(endpoints)}
+    http-request {no_path}
 """
 
 
@@ -103,7 +156,7 @@ def _render_ready(endpoints: Sequence[EndpointState]) -> str:
     lines = []
     for endpoint in endpoints:
         filled = [app_name(endpoint.name, slot) for slot in filled_slots(endpoint)]
-        checks = [f"!{{ srv_is_up({app}/{server}) }}" for app in filled for server in ("ray0", "fallback")]
+        checks = [f"!{{ srv_is_up({app}.ray/{server}) }}" for app in filled for server in ("ray0", "fallback")]
         body = json.dumps({"ready": False, "endpoint": endpoint.name})
         lines.append(
             f"    http-request return status 503 content-type {CONTENT_TYPE} string '{body}' "
@@ -114,3 +167,7 @@ def _render_ready(endpoints: Sequence[EndpointState]) -> str:
         "if { path /v2/health/ready }"
     )
     return "\n".join(lines)
+
+
+def _milliseconds(seconds: float) -> str:
+    return f"{round(seconds * 1000)}ms"

@@ -13,13 +13,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from runtime.config.schema import ClusterConfig
+from runtime.config.schema import ClusterConfig, EdgeConfig, ServingConfig
+from runtime.core.clock import utc_now
 from runtime.core.errors import TealError, UnreachableError
 from runtime.serving.edge_config import render_config
 from runtime.serving.edge_files import EdgeFiles
-from runtime.serving.edge_process import EdgeProcess
-from runtime.serving.edge_shares import render_shares
-from runtime.store.records import EndpointState
+from runtime.serving.edge_policy import EdgePolicy, parse_map
+from runtime.serving.edge_process import EdgeProcess, Maps
+from runtime.serving.edge_servers import Places, assign_places, place_commands, wanted_addresses
+from runtime.serving.edge_shares import share_value
+from runtime.serving.edge_tls import Certificates
+from runtime.serving.registration import STALE_S
+from runtime.store.principals import Grant
+from runtime.store.records import EndpointState, Replica
 
 logger = logging.getLogger(__name__)
 
@@ -32,20 +38,36 @@ STOP_TIMEOUT_S = 20.0
 @dataclass(kw_only=True, slots=True)
 class _Observed:
     applied: dict[str, EndpointState] = field(default_factory=dict)
+    places: dict[str, Places] = field(default_factory=dict)
+    """Application to the replicas that HAProxy was told."""
+    is_unknown: bool = False
+    """Whether HAProxy may have been told other things: by a loop before this one."""
+    replicas: list[Replica] = field(default_factory=list)
+    grants: tuple[Grant, ...] = ()
+    access: dict[str, str] | None = None
+    """The grants' map as it was applied."""
+    certificate: str | None = None
     pid: int | None = None
     read_at: float | None = None
     """When the store was last read, seconds since 1970."""
     acknowledged_at: float = 0.0
     store_error: str | None = None
     process_error: str | None = None
+    place_error: str | None = None
     num_starts: int = 0
 
 
 class DesiredState(Protocol):
     """What the edge needs of the control store."""
 
-    def endpoints(self) -> list[EndpointState]:
-        """UnreachableError if the store is away."""
+    def generations(self) -> Mapping[str, int]:
+        """UnreachableError if the store is away; so do the others."""
+
+    def endpoints(self) -> list[EndpointState]: ...
+
+    def replicas(self) -> list[Replica]: ...
+
+    def grants(self) -> list[Grant]: ...
 
     def acknowledge(self, edge_id: str, generations: Mapping[str, int], at: float) -> None: ...
 
@@ -60,7 +82,8 @@ class EdgeLoop:
         *,
         files: EdgeFiles,
         secret: str,
-        max_body_bytes: int,
+        serving: ServingConfig,
+        edge: EdgeConfig | None = None,
         edge_id: str | None = None,
     ) -> None:
         self.edge_id = edge_id or f"{socket.gethostname()}:{cluster.ports.edge}"
@@ -68,8 +91,11 @@ class EdgeLoop:
         self._cluster = cluster
         self._files = files
         self._secret = secret
-        self._max_body_bytes = max_body_bytes
-        self._process = EdgeProcess(files, address=(cluster.host, cluster.ports.edge))
+        self._serving = serving
+        self._edge = edge or EdgeConfig()
+        self._certificates = Certificates(self._edge, files)
+        self._host = self._edge.host or cluster.host
+        self._process = EdgeProcess(files, address=(self._host, cluster.ports.edge), grpc_port=cluster.ports.edge_grpc)
         self._observed = _Observed()
         self._hint_mtime = self._read_hint()
         self._wake = threading.Event()
@@ -109,13 +135,20 @@ class EdgeLoop:
         observed = self._observed
         return {
             "edge_id": self.edge_id,
-            "address": f"{self._cluster.host}:{self._cluster.ports.edge}",
+            "address": f"{self._host}:{self._cluster.ports.edge}",
             "pid": observed.pid,
             "generations": {name: endpoint.generation for name, endpoint in observed.applied.items()},
+            "replicas": {
+                app: [f"{host}:{port}" for host, port in places.values()]
+                for app, places in sorted(observed.places.items())
+            },
             "green_shares": {name: endpoint.green_share for name, endpoint in observed.applied.items()},
             "staleness_s": None if observed.read_at is None else round(time.time() - observed.read_at, 3),
             "store_error": observed.store_error,
             "process_error": observed.process_error,
+            "place_error": observed.place_error,
+            "num_grants": len(observed.grants),
+            "certificate_error": self._certificates.error,
             "num_starts": observed.num_starts,
         }
 
@@ -158,8 +191,17 @@ class EdgeLoop:
         applied = self._observed.applied
         is_new = any(name not in applied or wanted[name].generation > applied[name].generation for name in wanted)
         is_running = self._observed.pid is not None and self._process.is_alive(self._observed.pid)
-        if is_new or not is_running:
-            self._apply(wanted, is_running=is_running)
+        access = self._policy().entries(utc_now())
+        try:
+            certificate = self._certificates.current()
+        except TealError as error:
+            self._note_failure(error)
+            return
+        is_changed = (access, certificate) != (self._observed.access, self._observed.certificate)
+        if is_new or is_changed or not is_running:
+            self._apply(wanted, access, certificate, is_running=is_running)
+        if self._observed.process_error is None:
+            self._place_replicas()
         is_due = time.time() - self._observed.acknowledged_at >= HEARTBEAT_S
         if self._observed.process_error is None and (is_new or is_due):
             self._acknowledge()
@@ -168,7 +210,11 @@ class EdgeLoop:
         """What is applied, with every endpoint replaced of which the store has a higher generation."""
         wanted = dict(self._observed.applied)
         try:
-            endpoints = self._store.endpoints()
+            generations = self._store.generations()
+            is_new = any(name not in wanted or generations[name] > wanted[name].generation for name in generations)
+            endpoints = self._store.endpoints() if is_new else []
+            self._observed.replicas = self._store.replicas()
+            self._observed.grants = tuple(self._store.grants())
         except UnreachableError as error:
             self._observed.store_error = str(error)
             return wanted
@@ -180,36 +226,83 @@ class EdgeLoop:
                 wanted[endpoint.name] = endpoint
         return wanted
 
-    def _apply(self, wanted: dict[str, EndpointState], *, is_running: bool) -> None:
-        config, shares = self._render(wanted)
+    def _policy(self) -> EdgePolicy:
+        return EdgePolicy(
+            grants=self._observed.grants,
+            require_token=self._edge.require_token,
+            anonymous_rate=self._edge.anonymous_rate,
+        )
+
+    def _apply(
+        self, wanted: dict[str, EndpointState], access: dict[str, str], certificate: str | None, *, is_running: bool
+    ) -> None:
+        config, maps = self._render(wanted, access, certificate)
         try:
             if is_running:
-                self._process.apply(config, shares)
+                is_new_worker = self._process.apply(config, maps)
             else:
-                self._observed.pid = self._process.start(config, shares)
+                self._observed.is_unknown = self._process.find() is not None
+                self._observed.pid = self._process.start(config, maps)
                 self._observed.num_starts += 1
+                is_new_worker = True
+            if is_new_worker:
+                self._observed.places.clear()
         except (TealError, OSError) as error:
-            message = str(error)
-            if message != self._observed.process_error:
-                logger.warning("edge: %s", message)
-            self._observed.process_error = message
+            self._note_failure(error)
             return
         self._observed.process_error = None
         self._observed.applied = wanted
+        # What the last edge left behind holds only until the store answers, whatever that says.
+        is_left_behind = self._observed.store_error is not None and not wanted
+        self._observed.access = None if is_left_behind else access
+        self._observed.certificate = certificate
 
-    def _render(self, wanted: dict[str, EndpointState]) -> tuple[str, str]:
-        if self._observed.store_error is not None and not wanted and self._files.config.exists():
+    def _note_failure(self, error: Exception) -> None:
+        message = str(error)
+        if message != self._observed.process_error:
+            logger.warning("edge: %s", message)
+        self._observed.process_error = message
+
+    def _place_replicas(self) -> None:
+        """Tell HAProxy which replicas there are; with the store away those last known stay."""
+        observed = self._observed
+        read_at = observed.read_at or 0.0
+        wanted = wanted_addresses(observed.applied.values(), observed.replicas, alive_since=read_at - STALE_S)
+        try:
+            for app, addresses in wanted.items():
+                before = observed.places.get(app, {})
+                after = assign_places(before, addresses)
+                if commands := place_commands(app, None if observed.is_unknown else before, after):
+                    self._process.tell(commands)
+                observed.places[app] = after
+        except (TealError, OSError) as error:
+            observed.is_unknown = True
+            observed.place_error = str(error)
+            return
+        observed.is_unknown = False
+        observed.place_error = None
+
+    def _render(
+        self, wanted: dict[str, EndpointState], access: dict[str, str], certificate: str | None
+    ) -> tuple[str, Maps]:
+        files = self._files
+        if self._observed.store_error is not None and not wanted and files.config.exists():
             # Started while the store is away: what the last edge applied is better than nothing.
-            return self._files.config.read_text(), self._files.shares.read_text()
+            return files.config.read_text(), {
+                path: parse_map(path.read_text()) for path in (files.shares, files.grants)
+            }
         endpoints = [wanted[name] for name in sorted(wanted)]
         config = render_config(
             endpoints,
             self._cluster,
-            files=self._files,
+            files=files,
             secret=self._secret,
-            max_body_bytes=self._max_body_bytes,
+            serving=self._serving,
+            edge=self._edge,
+            certificate=certificate,
         )
-        return config, render_shares(endpoints)
+        shares = {endpoint.name: share_value(endpoint) for endpoint in endpoints}
+        return config, {files.shares: shares, files.grants: access}
 
     def _acknowledge(self) -> None:
         generations = {name: endpoint.generation for name, endpoint in self._observed.applied.items()}

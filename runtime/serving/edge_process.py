@@ -4,21 +4,28 @@ HAProxy runs as a daemon of its own, so that the death of whoever supervises it 
 supervisor takes it over by its pid file and command socket.
 """
 
+import contextlib
 import os
 import signal
 import socket
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from runtime.core.errors import TealError
 from runtime.core.files import write_atomic
 from runtime.serving.edge_files import EdgeFiles
+from runtime.serving.edge_policy import render_map
+
+Maps = Mapping[Path, Mapping[str, str]]
+"""Path of a map file to its entries."""
 
 START_TIMEOUT_S = 10.0
 COMMAND_TIMEOUT_S = 5.0
 STOP_TIMEOUT_S = 5.0
+ACCEPTED = ("no need to change", "IP changed", "port changed", "both addr and port changed")
+"""How HAProxy's answers to commands begin that it carried out."""
 
 
 def haproxy_binary() -> str:
@@ -37,14 +44,17 @@ def haproxy_binary() -> str:
 class EdgeProcess:
     """The HAProxy of one edge directory, whichever process started it. Not thread safe."""
 
-    def __init__(self, files: EdgeFiles, *, address: tuple[str, int]) -> None:
+    def __init__(self, files: EdgeFiles, *, address: tuple[str, int], grpc_port: int | None = None) -> None:
         self.files = files
         self.address = address
+        self._ports = {"cluster.ports.edge": address[1]} | ({"cluster.ports.edge_grpc": grpc_port} if grpc_port else {})
         self._binary = haproxy_binary()
+        self._is_half_applied = False
+        """A reload was begun, and nobody knows whether it took place."""
 
     # -- life ------------------------------------------------------------------------------------------------------
 
-    def start(self, config: str, shares: str) -> int:
+    def start(self, config: str, maps: Maps) -> int:
         """Run with this configuration and return the master's pid.
 
         A living HAProxy of the same directory is taken over without losing a request; a dead or deaf one is ended.
@@ -52,11 +62,11 @@ class EdgeProcess:
         """
         pid = self.find()
         if pid is not None and self._answers():
-            self.apply(config, shares)
+            self.apply(config, maps)
             return pid
         self.stop()
-        self._write(config, shares)
-        self._check_address_free()
+        self._write(config, maps)
+        self._check_ports_free()
         self.files.socket.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with self.files.log.open("ab") as log:
             command = [
@@ -65,11 +75,8 @@ class EdgeProcess:
                 *("-S", f"{self.files.socket},mode,600,level,admin"),
             ]
             result = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, check=False, timeout=30)
-        deadline = time.monotonic() + START_TIMEOUT_S
-        while result.returncode == 0 and time.monotonic() < deadline:
-            if self._answers() and (pid := self.find()) is not None:
-                return pid
-            time.sleep(0.01)
+        if result.returncode == 0 and (pid := self._await_answer()) is not None:
+            return pid
         raise TealError(f"the edge's HAProxy did not start: {self._log_tail()}")
 
     def find(self) -> int | None:
@@ -99,29 +106,65 @@ class EdgeProcess:
 
     # -- change ----------------------------------------------------------------------------------------------------
 
-    def apply(self, config: str, shares: str) -> None:
-        """Reload if the configuration differs from the file's, and set every share. Drops no connection."""
-        if not self.files.config.exists() or self.files.config.read_text() != config:
-            self._write(config, shares)
+    def apply(self, config: str, maps: Maps) -> bool:
+        """Reload if the configuration differs from the file's, and set every map. Drops no connection.
+
+        True if it was reloaded: a new worker knows nothing of what the old one was told.
+        """
+        is_same = self.files.config.exists() and self.files.config.read_text() == config
+        needs_reload = self._is_half_applied or not is_same
+        if needs_reload:
+            self._write(config, maps)
+            self._is_half_applied = True
             answer = self.command("reload")
             if "Success=1" not in answer:
                 raise TealError(f"the edge's HAProxy refused to reload: {answer.strip() or self._log_tail()}")
-        self.set_shares(dict(line.split(" ", 1) for line in shares.splitlines()), shares)
+            # The master becomes another program now, and refuses connections for a moment.
+            self._await_answer()
+        self.set_maps(maps)
+        self._is_half_applied = False
+        return needs_reload
 
-    def set_shares(self, values: Mapping[str, str], file_content: str) -> None:
-        """Change map entries in every worker, those included that a reload replaced: they still have connections."""
-        write_atomic(self.files.shares, file_content, mode=0o600)
+    def set_maps(self, maps: Maps) -> None:
+        """Make the maps so in every worker, those included that a reload replaced: they still have connections.
+
+        What is new comes first and what is gone last, so that whoever keeps a right has it all the time.
+        """
+        workers, old_workers = self.workers()
+        for path, wanted in maps.items():
+            content = render_map(wanted)
+            if not path.exists() or path.read_text() != content:
+                write_atomic(path, content, mode=0o600)
+            for pid in workers:
+                self._set_map(pid, path, wanted)
+            for pid in old_workers:
+                # One that ends in this moment needs no map any more.
+                with contextlib.suppress(TealError, OSError):
+                    self._set_map(pid, path, wanted)
+
+    def _set_map(self, pid: int, path: Path, wanted: Mapping[str, str]) -> None:
+        held = self.read_map(path, pid)
+        commands = [f"add map {path} {key} {value}" for key, value in wanted.items() if key not in held]
+        changed = (key for key in held if wanted.get(key, held[key]) != held[key])
+        commands += [f"set map {path} {key} {wanted[key]}" for key in changed]
+        commands += [f"del map {path} {key}" for key in held if key not in wanted]
+        for command in commands:
+            if answer := self.command(f"@!{pid} {command}").strip():
+                raise TealError(f"the edge refused `{command[:7]} {path.name}`: {answer}")
+
+    def read_map(self, path: Path, pid: int) -> dict[str, str]:
+        """The map as a worker holds it; empty if that worker does not know it."""
+        rows = self.command(f"@!{pid} show map {path}").splitlines()
+        return dict(row.split(" ", 2)[1:] for row in rows if row.startswith("0x"))
+
+    def tell(self, commands: Sequence[str]) -> None:
+        """Give commands to every worker. TealError with the current worker's own words if it refuses one."""
         workers, old_workers = self.workers()
         for pid in (*workers, *old_workers):
-            for endpoint, value in values.items():
-                answer = self.command(f"@!{pid} set map {self.files.shares} {endpoint} {value}").strip()
-                if answer and pid in workers:
-                    raise TealError(f"the edge refused share {value!r} of endpoint {endpoint!r}: {answer}")
-
-    def read_shares(self) -> dict[str, str]:
-        """The map as the current worker holds it."""
-        rows = self.command(f"@1 show map {self.files.shares}").splitlines()
-        return dict(row.split(" ")[1:3] for row in rows if row.count(" ") >= 2)
+            for command in commands:
+                answer = self.command(f"@!{pid} {command}").strip()
+                if pid in workers and answer and not answer.startswith(ACCEPTED):
+                    raise TealError(f"the edge refused {command!r}: {answer}")
 
     def workers(self) -> tuple[list[int], list[int]]:
         """Pids of the current workers, and of those that a reload replaced and that still serve connections."""
@@ -149,10 +192,11 @@ class EdgeProcess:
 
     # -- inside ----------------------------------------------------------------------------------------------------
 
-    def _write(self, config: str, shares: str) -> None:
-        """Put both files in place, after HAProxy itself has checked the new configuration."""
+    def _write(self, config: str, maps: Maps) -> None:
+        """Put all files in place, after HAProxy itself has checked the new configuration."""
         self.files.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        write_atomic(self.files.shares, shares, mode=0o600)
+        for path, entries in maps.items():
+            write_atomic(path, render_map(entries), mode=0o600)
         candidate = self.files.config.with_suffix(".new")
         write_atomic(candidate, config, mode=0o600)
         try:
@@ -165,24 +209,34 @@ class EdgeProcess:
         finally:
             candidate.unlink(missing_ok=True)
 
+    def _await_answer(self) -> int | None:
+        """The master's pid once it answers and has a worker, None if that takes too long."""
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while time.monotonic() < deadline:
+            if self._answers() and (pid := self.find()) is not None:
+                return pid
+            time.sleep(0.01)
+        return None
+
     def _answers(self) -> bool:
         try:
             return bool(self.workers()[0])
         except OSError:
             return False
 
-    def _check_address_free(self) -> None:
-        """HAProxy binds with SO_REUSEPORT: it would share the port with another one and never say so."""
-        with socket.socket(socket.AF_INET6 if ":" in self.address[0] else socket.AF_INET) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(self.address)
-            except OSError as error:
-                host, port = self.address
-                raise TealError(
-                    f"the edge cannot listen on {host}:{port}: {error.strerror}; "
-                    "end the program that has it or set cluster.ports.edge"
-                ) from error
+    def _check_ports_free(self) -> None:
+        """HAProxy binds with SO_REUSEPORT: it would share a port with another one and never say so."""
+        host = self.address[0]
+        for key, port in self._ports.items():
+            with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                try:
+                    probe.bind((host, port))
+                except OSError as error:
+                    raise TealError(
+                        f"the edge cannot listen on {host}:{port}: {error.strerror}; "
+                        f"end the program that has it or set {key}"
+                    ) from error
 
     def _processes(self) -> set[int]:
         return {

@@ -1,7 +1,5 @@
 """The map that holds the split, and the names of slots in HAProxy. One string an endpoint, changed at run time."""
 
-from collections.abc import Sequence
-
 from runtime.store.records import SLOTS, EndpointState
 
 
@@ -13,11 +11,6 @@ def app_name(endpoint: str, slot: str) -> str:
 def share_value(endpoint: EndpointState) -> str:
     """What the map holds: `green share:generation`, one string because one `set map` must change both."""
     return f"{endpoint.green_share}:{endpoint.generation}"
-
-
-def render_shares(endpoints: Sequence[EndpointState]) -> str:
-    """The map file's content."""
-    return "".join(f"{endpoint.name} {share_value(endpoint)}\n" for endpoint in endpoints)
 
 
 def filled_slots(endpoint: EndpointState) -> list[str]:

@@ -8,20 +8,37 @@ import json
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from runtime.config.schema import ClusterConfig, Config, ServingConfig
 from runtime.core.errors import ConflictError, TealError, UnreachableError
 from runtime.core.files import write_atomic
+from runtime.serving.autoscaling import deployment_options, least_replicas
 from runtime.serving.edge_files import read_secret
 from runtime.serving.edge_shares import app_name
+from runtime.serving.registration import STALE_S
 from runtime.store.control import ControlStore
 from runtime.store.records import SLOTS, EndpointState, ModelVersion, Slot
 
 IMPORT_PATH = "runtime.serving.replica:build_app"
+REPLICA_SETTINGS = (
+    "cpus_per_replica",
+    "gpus_per_replica",
+    "num_threads",
+    "max_body_bytes",
+    "max_rows_per_request",
+    "payload_flush_s",
+    "payload_fraction",
+    "hash_pii",
+    "max_batch_rows",
+    "max_waiting_rows",
+    "shadow_fraction",
+)
+"""Serving settings whose change replaces replicas."""
 REST_TIMEOUT_S = 30.0
 PROBE_TIMEOUT_S = 2.0
 PROBE_INTERVAL_S = 0.1
@@ -46,6 +63,7 @@ def reconcile(
     config: Config,
     *,
     token: str | None = None,
+    capacity: Mapping[str, int] = MappingProxyType({}),
     on_progress: Callable[[str], None] = lambda _text: None,
 ) -> Reconciled:
     """Apply the store's desired state and wait until every filled slot of `config.serving.endpoint` answers.
@@ -53,12 +71,14 @@ def reconcile(
     Where the store has no such endpoint, those of all endpoints are waited for.
     Idempotent; unchanged applications keep their replicas. TealError carries the replica's own reason if a slot does
     not come up; other applications are not touched by that. `token`: Ray's, where its authentication is on.
+    `capacity`: application to the basis points that it must be able to carry beyond the share it has: raised before a
+    share is, so that requests find replicas.
     """
     started = time.monotonic()
     client = ServeClient(config.cluster, token)
     endpoints = store.endpoints()
     settings = _settings_of(config, endpoints)
-    wanted = render_serve_config(endpoints, config, settings)
+    wanted = render_serve_config(endpoints, config, settings, capacity)
     before = client.details()
     is_changed = not _is_applied(wanted, before)
     if is_changed:
@@ -72,13 +92,19 @@ def reconcile(
             if model is not None:
                 app = app_name(endpoint.name, slot)
                 deadline = started + config.serving.ready_timeout_s
+                share = max(endpoint.slot_share(slot), capacity.get(app, 0))
+                least = least_replicas(settings[endpoint.name], share)
                 _wait_ready(client, config, app, model, deadline=deadline, on_progress=on_progress)
+                _wait_registered(store, endpoint.name, slot, model, least=least, deadline=deadline)
                 ready.append(app)
     return Reconciled(is_changed=is_changed, ready=tuple(ready), duration_s=time.monotonic() - started)
 
 
 def render_serve_config(
-    endpoints: Sequence[EndpointState], config: Config, settings: dict[str, ServingConfig]
+    endpoints: Sequence[EndpointState],
+    config: Config,
+    settings: dict[str, ServingConfig],
+    capacity: Mapping[str, int] = MappingProxyType({}),
 ) -> dict[str, Any]:
     """Serve's declarative configuration: one application for every filled slot of every endpoint."""
     applications = []
@@ -86,7 +112,9 @@ def render_serve_config(
         for slot in SLOTS:
             model = endpoint.slot(slot).model
             if model is not None:
-                applications.append(_render_application(endpoint.name, slot, model, config, settings[endpoint.name]))
+                share = max(endpoint.slot_share(slot), capacity.get(app_name(endpoint.name, slot), 0))
+                serving = settings[endpoint.name]
+                applications.append(_render_application(endpoint.name, slot, model, config, serving, share))
     return {
         "proxy_location": "EveryNode",
         "http_options": {"host": config.cluster.host, "port": config.cluster.ports.serve, "keep_alive_timeout_s": 90},
@@ -96,15 +124,15 @@ def render_serve_config(
 
 
 def _render_application(
-    endpoint: str, slot: Slot, model: ModelVersion, config: Config, serving: ServingConfig
+    endpoint: str, slot: Slot, model: ModelVersion, config: Config, serving: ServingConfig, share: int
 ) -> dict[str, Any]:
     app = app_name(endpoint, slot)
-    values = asdict(serving)
-    del values["endpoint"], values["ready_timeout_s"]
+    values = {name: value for name, value in asdict(serving).items() if name in REPLICA_SETTINGS}
     return {
         "name": app,
         "route_prefix": f"/{app}",
         "import_path": IMPORT_PATH,
+        "deployments": [deployment_options(serving, share)],
         "args": {
             **values,
             "endpoint": endpoint,
@@ -118,6 +146,9 @@ def _render_application(
             "payload": config.paths.payload,
             "run": str(Path(config.paths.run).absolute()),
             "push_interval_s": config.monitoring.push_interval_s,
+            "control": config.paths.control,
+            "cluster_host": config.cluster.host,
+            "listen_ports": [config.cluster.ports.listener_min, config.cluster.ports.listener_max],
         },
     }
 
@@ -179,6 +210,27 @@ def _wait_ready(
             raise TealError(
                 f"{model.label} is not ready in {app} after {config.serving.ready_timeout_s:g} s (Serve says "
                 f"{status}: {_reason(found)}); look at the replica's log or raise serving.ready_timeout_s"
+            )
+        time.sleep(PROBE_INTERVAL_S)
+
+
+def _wait_registered(
+    store: ControlStore, endpoint: str, slot: Slot, model: ModelVersion, *, least: int, deadline: float
+) -> None:
+    """Until edges can send straight to as many replicas as the slot must have."""
+    while True:
+        ready = [
+            replica
+            for replica in store.replicas(endpoint)
+            if (replica.slot, replica.bundle_sha256, replica.state) == (slot, model.bundle_sha256, "ready")
+            and replica.at > time.time() - STALE_S
+        ]
+        if len(ready) >= least:
+            return
+        if time.monotonic() > deadline:
+            raise TealError(
+                f"{len(ready)} of {least} replicas of {model.label} are ready in {app_name(endpoint, slot)}; see `ray "
+                "status` for what they wait for, or raise serving.ready_timeout_s"
             )
         time.sleep(PROBE_INTERVAL_S)
 

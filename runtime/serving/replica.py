@@ -5,10 +5,13 @@ Arguments are plain JSON because the Serve configuration carries them; a change 
 
 import asyncio
 import contextlib
+import ipaddress
 import logging
+import socket
 import sys
+import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +21,19 @@ from pydantic.dataclasses import dataclass
 from ray import serve
 from ray.serve.config import BackpressureConfig
 
+from runtime.serving.autoscaling import DEPLOYMENT, ONGOING
 from runtime.serving.counters import Delta, Pusher
 from runtime.serving.delta_log import DeltaLog
-from runtime.serving.edge_files import read_secret
+from runtime.serving.edge_files import read_pii_key, read_secret
+from runtime.serving.grpc_listener import GrpcListener
+from runtime.serving.listener import Listener, bind_in_range
 from runtime.serving.payload import Answer, Feedback, PayloadTable, build_feedback, feedback_uri, payload_uri
+from runtime.serving.registration import Registration
 from runtime.serving.service import Limits, SlotIdentity, SlotService
+from runtime.serving.shadow import Difference, Shadow, build_differences, shadow_uri
+from runtime.serving.shadow_target import ShadowTarget
+from runtime.store.control import ControlStore
+from runtime.store.records import Replica, Slot
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +42,9 @@ NAMESPACE = "teal"
 SWITCH_INTERVAL_S = 0.0005
 SEND_TIMEOUT_S = 5.0
 TAKE_TIMEOUT_S = 5.0
+DRAIN_S = 1.0
+"""From the word that nothing new is wanted until the port closes: some polls of the edge."""
+STOP_GRACE_S = 10.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, config=ConfigDict(extra="forbid"))
@@ -38,7 +52,7 @@ class ReplicaArguments:
     """Everything a replica is built from."""
 
     endpoint: str
-    slot: str
+    slot: Slot
     app: str
     model_name: str
     model_version: int
@@ -48,24 +62,54 @@ class ReplicaArguments:
     payload: str
     run: str
     """Directory that holds the edge's secret."""
-    min_replicas: int
-    max_replicas: int
+    control: str
+    """SQLAlchemy URL of the control store, where edges learn of the replica."""
+    cluster_host: str
+    listen_ports: tuple[int, int]
+    """First and last of those that a replica may take for itself."""
     cpus_per_replica: float
     gpus_per_replica: float
-    max_ongoing_requests: int
-    max_queued_requests: int
     num_threads: int
     max_body_bytes: int
     max_rows_per_request: int
     payload_flush_s: float
+    payload_fraction: float
+    hash_pii: bool
+    max_batch_rows: int
+    max_waiting_rows: int
+    shadow_fraction: float
     push_interval_s: float
 
     def to_json(self) -> dict[str, Any]:
-        values: dict[str, Any] = _ARGUMENTS.dump_python(self)
+        values: dict[str, Any] = _ARGUMENTS.dump_python(self, mode="json")
         return values
 
 
 _ARGUMENTS = TypeAdapter(ReplicaArguments)
+
+
+class ServeSide:
+    """What Serve sees as the application: the way through Ray's ingress, and the replica's life."""
+
+    def __init__(
+        self,
+        service: SlotService,
+        *,
+        on_startup: Callable[[], Awaitable[None]],
+        on_shutdown: Callable[[], Awaitable[None]],
+    ) -> None:
+        self._service = service
+        self._steps = {"lifespan.startup": on_startup, "lifespan.shutdown": on_shutdown}
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "lifespan":
+            await self._service(scope, receive, send)
+            return
+        kind = ""
+        while kind != "lifespan.shutdown":
+            kind = (await receive())["type"]
+            await self._steps[kind]()
+            await send({"type": f"{kind}.complete"})
 
 
 @serve.ingress()
@@ -91,6 +135,7 @@ class SlotReplica:
             model_name=arguments.model_name,
             model_version=arguments.model_version,
             data_version=arguments.data_version,
+            pii_key=read_pii_key(arguments.run) if arguments.hash_pii else None,
         )
         table.build([])  # imports what Arrow imports late
         flush_s = arguments.payload_flush_s
@@ -114,10 +159,15 @@ class SlotReplica:
             secret=secret,
             payload=payload,
             feedback=feedback,
-            on_shutdown=self._close,
+            payload_fraction=arguments.payload_fraction,
+            max_batch_rows=arguments.max_batch_rows,
+            max_waiting_rows=arguments.max_waiting_rows,
         )
         self._service.warm_up()
-        self._logs = (payload, feedback)
+        self._logs: list[DeltaLog[Any]] = [payload, feedback]
+        self._store = ControlStore(arguments.control)
+        self._arguments = arguments
+        self._replica_id = uuid.uuid4().hex
         self._pusher = Pusher(
             _on_loop(asyncio.get_running_loop(), self._service.take),
             _send_to_monitor,
@@ -125,34 +175,80 @@ class SlotReplica:
                 "endpoint": identity.endpoint,
                 "slot": identity.slot,
                 "model_version": identity.model_label,
-                "replica": uuid.uuid4().hex,
+                "replica": self._replica_id,
             },
             interval_s=arguments.push_interval_s,
         )
         self._pusher.start()
+        host = _own_host(arguments)
+        first, last = arguments.listen_ports
+        self._listener = Listener(self._service, bind_in_range(host, first, last))
+        self._grpc = GrpcListener(self._service, host=host, first=first, last=last)
+        self._registration: Registration | None = None
+        self._shadowing: asyncio.Task[None] | None = None
 
-    def __serve_build_asgi_app__(self) -> SlotService:
-        return self._service
+    def __serve_build_asgi_app__(self) -> "ServeSide":
+        return ServeSide(self._service, on_startup=self._open, on_shutdown=self._close)
 
-    def _close(self) -> None:
+    async def _open(self) -> None:
+        await self._listener.start()
+        replica = Replica(
+            replica_id=self._replica_id,
+            endpoint=self._arguments.endpoint,
+            slot=self._arguments.slot,
+            host=self._listener.host,
+            port=self._listener.port,
+            grpc_port=await self._grpc.start(),
+            bundle_sha256=self._arguments.bundle_sha256,
+            state="ready",
+            at=time.time(),
+        )
+        self._registration = Registration(self._store, replica)
+        await asyncio.to_thread(self._registration.start)
+        if self._arguments.shadow_fraction:
+            self._shadowing = asyncio.create_task(self._shadow())
+
+    async def _shadow(self) -> None:
+        arguments = self._arguments
+        log = DeltaLog[Difference](
+            shadow_uri(arguments.payload, arguments.endpoint), build_differences, flush_s=arguments.payload_flush_s
+        )
+        self._logs.append(log)
+        target = ShadowTarget(
+            self._store, endpoint=arguments.endpoint, slot=arguments.slot, secret=read_secret(arguments.run)
+        )
+        label = self._service.identity.model_label
+        shadow = Shadow(target.send, model_version=label, fraction=arguments.shadow_fraction, log=log)
+        await target.watch(lambda has_target: self._service.follow(shadow if has_target else None))
+
+    async def _close(self) -> None:
+        if self._registration is not None:
+            await asyncio.to_thread(self._registration.drain)
+            await asyncio.sleep(DRAIN_S)
+        if self._shadowing is not None:
+            self._service.follow(None)
+            self._shadowing.cancel()
+        await asyncio.gather(self._listener.stop(grace_s=STOP_GRACE_S), self._grpc.stop(grace_s=STOP_GRACE_S))
+        await asyncio.to_thread(self._finish)
+
+    def _finish(self) -> None:
+        if self._registration is not None:
+            self._registration.remove()
         self._pusher.finish()
         for log in self._logs:
             log.close()
+
+    async def record_autoscaling_stats(self) -> dict[str, float]:
+        """Called by Serve: what `autoscaling.wanted_replicas` decides by."""
+        return {ONGOING: float(self._listener.num_ongoing)}
 
 
 def build_app(values: dict[str, Any]) -> serve.Application:
     """Serve's builder: one deployment of `SlotReplica` for these arguments (the fields of ReplicaArguments)."""
     arguments = _ARGUMENTS.validate_python(values)
-    scaling: dict[str, Any] = {"num_replicas": arguments.min_replicas}
-    if arguments.max_replicas > arguments.min_replicas:
-        scaling = {
-            "autoscaling_config": {"min_replicas": arguments.min_replicas, "max_replicas": arguments.max_replicas}
-        }
     deployment: Any = serve.deployment(
         SlotReplica,
-        name="SlotReplica",
-        max_ongoing_requests=arguments.max_ongoing_requests,
-        max_queued_requests=arguments.max_queued_requests,
+        name=DEPLOYMENT,
         backpressure_config=BackpressureConfig(status_code=429, retry_after_s=1),
         # A bundle that does not load will not load the next time either.
         max_constructor_retry_count=1,
@@ -163,10 +259,15 @@ def build_app(values: dict[str, Any]) -> serve.Application:
             "num_gpus": arguments.gpus_per_replica,
         },
         logging_config={"enable_access_log": False},
-        **scaling,
     )
     application: serve.Application = deployment.bind(arguments.to_json())
     return application
+
+
+def _own_host(arguments: ReplicaArguments) -> str:
+    """Loopback where the cluster is on it, else this node's own address."""
+    is_loopback = ipaddress.ip_address(socket.gethostbyname(arguments.cluster_host)).is_loopback
+    return arguments.cluster_host if is_loopback else str(ray.util.get_node_ip_address())  # type: ignore[no-untyped-call]
 
 
 def _on_loop(loop: asyncio.AbstractEventLoop, take: Callable[[], Delta]) -> Callable[[], Delta]:

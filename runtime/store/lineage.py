@@ -8,13 +8,14 @@ from sqlalchemy import Connection, func, insert, select
 from runtime.core.clock import utc_now
 from runtime.core.errors import NotFoundError
 from runtime.store import tables
-from runtime.store.database import Database, upsert
+from runtime.store.database import Database, retried, upsert
 from runtime.store.records import DataVersion, GateRecord, ModelVersion
 
 
 class LineageStore(Database):
     """Facts that are added and never change; recording one again changes nothing."""
 
+    @retried
     def record_data_version(self, version: DataVersion) -> None:
         """Remember a committed table version. Recording the same one again changes nothing."""
         with self._write() as connection:
@@ -42,6 +43,7 @@ class LineageStore(Database):
             rows = connection.execute(select(tables.data_versions).order_by(columns.table_name, columns.version))
             return [_data_version(row) for row in rows.mappings()]
 
+    @retried
     def record_model_version(self, model: ModelVersion) -> None:
         """Remember a registered model version. Recording the same one again changes nothing."""
         with self._write() as connection:
@@ -62,6 +64,7 @@ class LineageStore(Database):
         with self._read() as connection:
             return [ModelVersion(**row) for row in connection.execute(query).mappings()]
 
+    @retried
     def set_alias(self, model_name: str, alias: str, version: int) -> None:
         with self._write() as connection:
             read_model(connection, model_name, version)
@@ -75,6 +78,7 @@ class LineageStore(Database):
             version = connection.execute(query).scalar()
             return None if version is None else read_model(connection, model_name, version)
 
+    @retried
     def record_gate(self, record: GateRecord) -> None:
         with self._write() as connection:
             connection.execute(
@@ -97,6 +101,7 @@ class LineageStore(Database):
         with self._read() as connection:
             return connection.execute(select(tables.steps.c.outputs).where(tables.steps.c.key == key)).scalar()
 
+    @retried
     def record_step(self, key: str, name: str, outputs: Mapping[str, Any]) -> None:
         with self._write() as connection:
             upsert(connection, tables.steps, dict(key=key), dict(name=name, outputs=dict(outputs), at=utc_now()))

@@ -4,6 +4,10 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 Slot = Literal["blue", "green"]
+ReplicaState = Literal["ready", "draining"]
+ApprovalState = Literal["pending", "approved", "denied"]
+Fencing = tuple[str, int]
+"""Name of a lease and the token under which a change is made."""
 SLOTS: tuple[Slot, Slot] = ("blue", "green")
 FULL_SHARE = 10_000
 """A share is an integer in basis points, 0..10000."""
@@ -99,6 +103,89 @@ class Transition:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Head:
+    """The last row of the audit chain at some moment."""
+
+    sequence: int
+    hash: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Lease:
+    """The right to act in a name, for a time. Only the highest token of a name may write."""
+
+    name: str
+    holder: str
+    token: int
+    expires_at: float
+    """Seconds since 1970."""
+
+    @property
+    def fencing(self) -> Fencing:
+        return self.name, self.token
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Approval:
+    """A second person's word on something: asked for, then approved or denied once."""
+
+    id: str
+    kind: str
+    subject: str
+    """What is to be approved, by a name that cannot come to mean something else: a version, a rollout's id."""
+    endpoint: str
+    author: str
+    detail: dict[str, Any]
+    requested_at: str
+    state: ApprovalState
+    decided_by: str | None
+    decided_at: str | None
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Message:
+    """One event on its way to one consumer, who gets it at least once."""
+
+    id: int
+    consumer: str
+    event_id: str
+    """The same at every delivery and for every consumer: what a receiver tells repetitions by."""
+    topic: str
+    payload: dict[str, Any]
+    created_at: float
+    num_attempts: int
+    next_at: float
+    error: str | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Answer:
+    """What a command with an idempotency key gave."""
+
+    value: dict[str, Any]
+    is_repeated: bool
+    """True if the command was not run again."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Replica:
+    """One serving process of a slot, and where edges reach it."""
+
+    replica_id: str
+    endpoint: str
+    slot: Slot
+    host: str
+    port: int
+    grpc_port: int | None
+    bundle_sha256: str
+    """Of the model that it serves, which during a redeploy differs from the slot's."""
+    state: ReplicaState
+    at: float
+    """Its last sign of life, in seconds since 1970."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class GateRecord:
     at: str
     holdout: str
@@ -107,3 +194,17 @@ class GateRecord:
     champion: str | None
     verdict: str
     report: dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BackupSummary:
+    path: str
+    revision: str
+    """Of the schema that the rows have."""
+    num_rows: dict[str, int]
+    """Table to rows."""
+    head: Head | None
+    sha256: str
+    """Of everything in the file before its last line."""
+    faults: list[str]
+    """What `teal audit verify` finds in the rows; a backup is written all the same."""

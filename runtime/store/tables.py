@@ -1,6 +1,19 @@
 """The tables. Text, integers and JSON only, so that SQLite and PostgreSQL hold the same."""
 
-from sqlalchemy import JSON, Boolean, Column, Float, ForeignKey, Integer, MetaData, String, Table, UniqueConstraint
+from sqlalchemy import (
+    JSON,
+    Boolean,
+    Column,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    UniqueConstraint,
+    text,
+)
 
 metadata = MetaData()
 
@@ -46,11 +59,25 @@ edge_acks = Table(
     Column("at", Float, nullable=False),
 )
 
+replicas = Table(
+    "replicas",
+    metadata,
+    Column("replica_id", String, primary_key=True),
+    Column("endpoint", String, nullable=False),
+    Column("slot", String, nullable=False),
+    Column("host", String, nullable=False),
+    Column("port", Integer, nullable=False),
+    Column("grpc_port", Integer),
+    Column("bundle_sha256", String, nullable=False),
+    Column("state", String, nullable=False),
+    Column("at", Float, nullable=False),
+)
+
 data_versions = Table(
     "data_versions",
     metadata,
     Column("table_name", String, primary_key=True),
-    Column("version", Integer, primary_key=True),
+    Column("version", Integer, primary_key=True, autoincrement=False),
     Column("uri", String, nullable=False),
     Column("num_rows", Integer, nullable=False),
     Column("fingerprint", String, nullable=False),
@@ -62,7 +89,7 @@ model_versions = Table(
     "model_versions",
     metadata,
     Column("name", String, primary_key=True),
-    Column("version", Integer, primary_key=True),
+    Column("version", Integer, primary_key=True, autoincrement=False),
     Column("run_id", String, nullable=False),
     Column("bundle_uri", String, nullable=False),
     Column("bundle_sha256", String, nullable=False),
@@ -97,5 +124,71 @@ steps = Table(
     Column("key", String, primary_key=True),
     Column("name", String, nullable=False),
     Column("outputs", JSON, nullable=False),
+    Column("at", String, nullable=False),
+)
+
+leases = Table(
+    "leases",
+    metadata,
+    Column("name", String, primary_key=True),
+    Column("holder", String, nullable=False),
+    Column("token", Integer, nullable=False),
+    Column("expires_at", Float, nullable=False),
+)
+
+approvals = Table(
+    "approvals",
+    metadata,
+    Column("id", String, primary_key=True),
+    Column("kind", String, nullable=False),
+    Column("subject", String, nullable=False),
+    Column("endpoint", String, nullable=False),
+    Column("author", String, nullable=False),
+    Column("detail", JSON, nullable=False),
+    Column("requested_at", String, nullable=False),
+    Column("state", String, nullable=False),
+    Column("decided_by", String),
+    Column("decided_at", String),
+    Column("reason", String, nullable=False),
+)
+PENDING = text("state = 'pending'")
+Index(
+    "one_pending_approval",
+    approvals.c.kind,
+    approvals.c.subject,
+    unique=True,
+    sqlite_where=PENDING,
+    postgresql_where=PENDING,
+)
+
+subscriptions = Table(
+    "subscriptions",
+    metadata,
+    Column("consumer", String, primary_key=True),
+    Column("topic", String, primary_key=True),
+)
+
+outbox = Table(
+    "outbox",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("consumer", String, nullable=False),
+    Column("event_id", String, nullable=False),
+    Column("topic", String, nullable=False),
+    Column("payload", JSON, nullable=False),
+    Column("created_at", Float, nullable=False),
+    Column("num_attempts", Integer, nullable=False),
+    Column("next_at", Float, nullable=False),
+    Column("error", String),
+    sqlite_autoincrement=True,
+)
+Index("outbox_by_consumer", outbox.c.consumer, outbox.c.id)
+
+answers = Table(
+    "answers",
+    metadata,
+    Column("key", String, primary_key=True),
+    Column("request_sha256", String, nullable=False),
+    Column("answer", JSON, nullable=False),
     Column("at", String, nullable=False),
 )

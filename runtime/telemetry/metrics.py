@@ -56,6 +56,54 @@ METRIC_NAMES: tuple[MetricName, ...] = (
         name="teal_monitor_refused_total", kind="counter", labels=(), help="Deltas that were malformed or did not fit."
     ),
     MetricName(
+        name="teal_drift_evidence_log10",
+        kind="gauge",
+        labels=("endpoint",),
+        help="Log10 of the evidence of drift over all features, both slots and the volume; -304 for none.",
+    ),
+    MetricName(
+        name="teal_drift_threshold_log10",
+        kind="gauge",
+        labels=("endpoint",),
+        help="Log10 of the evidence at which the alarm stands: the false alarm budget in ticks.",
+    ),
+    MetricName(
+        name="teal_drift_alarm", kind="gauge", labels=("endpoint",), help="1 while the drift alarm stands, else 0."
+    ),
+    MetricName(
+        name="teal_requests_expected",
+        kind="gauge",
+        labels=("endpoint",),
+        help="Requests that the last tick should have brought by the same hour of earlier weeks.",
+    ),
+    MetricName(
+        name="teal_skewed_features",
+        kind="gauge",
+        labels=("endpoint", "slot"),
+        help="Features whose first served rows differ from the training rows of the version in the slot.",
+    ),
+    MetricName(
+        name="teal_monitor_replicas", kind="gauge", labels=(), help="Replicas that sent a delta within the last day."
+    ),
+    MetricName(
+        name="teal_signal",
+        kind="gauge",
+        labels=(*SLOT_LABELS, "signal", "bound"),
+        help="What alert rules look at, with its interval: bound is value, low or high; all three where it has none.",
+    ),
+    MetricName(
+        name="teal_alert",
+        kind="gauge",
+        labels=(*SLOT_LABELS, "rule", "severity", "phase"),
+        help="1 for each alert that is pending, firing, acknowledged or lately resolved.",
+    ),
+    MetricName(
+        name="teal_alerts_last_look_timestamp_seconds",
+        kind="gauge",
+        labels=(),
+        help="When the rules were last evaluated, seconds since 1970.",
+    ),
+    MetricName(
         name="teal_monitor_last_tick_timestamp_seconds",
         kind="gauge",
         labels=(),

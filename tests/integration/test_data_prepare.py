@@ -17,6 +17,7 @@ import pytest
 import yaml
 from pydantic import TypeAdapter
 
+from runtime.cluster.ray_process import disconnect
 from runtime.config.schema import ColumnConfig, DataConfig, PathsConfig
 from runtime.core.errors import ConfigError, ContractError, NotFoundError, TealError
 from runtime.core.git import CodeVersion
@@ -48,6 +49,7 @@ def local_ray() -> Iterator[None]:
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     import ray
 
+    disconnect()  # from the cluster of other tests
     ray.init(num_cpus=2, include_dashboard=False, object_store_memory=200 << 20, log_to_driver=False)
     yield
     ray.shutdown()

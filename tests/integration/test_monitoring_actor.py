@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+from dataclasses import replace
 from typing import Any
 from urllib.request import urlopen
 
@@ -11,7 +12,7 @@ import pytest
 import ray
 
 from runtime.config.schema import Config
-from runtime.core.errors import UnreachableError
+from runtime.core.errors import NotFoundError, UnreachableError
 from runtime.core.files import write_atomic
 from runtime.core.hashing import canonical_json
 from runtime.data.accumulate import Accumulator
@@ -20,9 +21,13 @@ from runtime.data.profile import Profile, build_profile
 from runtime.monitoring.actor import (
     ACTOR_NAME,
     NAMESPACE,
+    actor_name,
     mark_period,
     monitor_drift,
+    monitor_history,
+    monitor_report,
     monitor_status,
+    shard_of,
     start_monitor,
 )
 from runtime.store.control import ControlStore
@@ -104,6 +109,12 @@ def ours(status: dict[str, Any]) -> dict[str, Any]:
     return dict(entry)
 
 
+def evidence(status: dict[str, Any]) -> dict[str, Any]:
+    (found,) = [one for one in status["drift"] if one["endpoint"] == ENDPOINT]
+    # Ticks without rows go by while the actor restarts; they give no evidence.
+    return {name: value for name, value in found.items() if name not in ("ticks", "volume")}
+
+
 def test_the_life_of_the_monitor(config: Config, profile: Profile) -> None:
     start_monitor(config)
     assert start_monitor(config) is False
@@ -127,6 +138,7 @@ def test_the_life_of_the_monitor(config: Config, profile: Profile) -> None:
     os.kill(before["pid"], signal.SIGKILL)
     after = status_after_restart(config, before["pid"])
     assert ours(after) == ours(before)
+    assert evidence(after) == evidence(before)
     assert not ingest(message(profile, 2, 1000, shift=2.0))
 
     (calm,) = monitor_drift(config, ENDPOINT, since=start, until=june)
@@ -134,7 +146,37 @@ def test_the_life_of_the_monitor(config: Config, profile: Profile) -> None:
     assert (calm["rows"], moved["rows"]) == (2000, 1000)
     assert calm["psi"]["wind"] < 0.05 < 1 < moved["psi"]["wind"]
 
+    (report,) = monitor_report(config, ENDPOINT)
+    assert report["slots"]["blue"]["model_version"] == f"{ENDPOINT}:1"
+    assert [one["rows"] for one in report["windows"]["day"]] == [3000]
+    assert monitor_history(config, ENDPOINT, level="minutes", number=3)[-1]["entries"]
+    with pytest.raises(NotFoundError, match="no endpoint 'nobody'"):
+        monitor_report(config, "nobody")
+
     with urlopen(f"http://127.0.0.1:{config.cluster.ports.monitor_metrics}/metrics") as answer:
         text = answer.read().decode()
     assert f'teal_feature_psi{{endpoint="{ENDPOINT}"' in text
     assert "teal_rows_total" in text
+
+
+def test_an_endpoint_lives_in_one_shard_and_is_found_there(config: Config, profile: Profile) -> None:
+    sharded = replace(config, monitoring=replace(config.monitoring, num_shards=2))
+    name = next(f"e{index}" for index in range(50) if shard_of(f"e{index}", 2) == 1)
+    start_monitor(config)
+    assert start_monitor(sharded) is True
+    second: Any = ray.get_actor(actor_name(1), namespace=NAMESPACE)
+    try:
+        assert ray.get(second.ingest.remote(message(profile, 1, 700) | {"endpoint": name, "replica": "s1"}))
+        # Sent to the wrong one: handed on.
+        assert ray.get(second.ingest.remote(message(profile, 1, 10) | {"replica": "s2"}))
+        entries = {entry["endpoint"]: entry["rows"] for entry in monitor_status(sharded)["entries"]}
+        assert entries[name] == 700
+        assert ENDPOINT in entries
+        assert [one["rows"] for one in monitor_drift(sharded, name)] == [700]
+        assert name not in {entry["endpoint"] for entry in monitor_status(config)["entries"]}
+        boundary = mark_period(sharded)
+        assert monitor_drift(sharded, name, since=boundary) == []
+        with urlopen(f"http://127.0.0.1:{config.cluster.ports.monitor_metrics}/metrics") as answer:
+            assert f'endpoint="{ENDPOINT}"' in answer.read().decode()
+    finally:
+        ray.kill(second, no_restart=True)

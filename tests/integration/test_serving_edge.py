@@ -66,7 +66,7 @@ def test_a_strange_request_id_is_replaced(edge: Edge, request_id: str) -> None:
         ("/v1/models/e:drop", "POST", 404, "not_found"),
         ("/v1/models/e/../e:predict", "POST", 404, "not_found"),
         ("/e-green/v1/models/e:predict", "POST", 404, "not_found"),
-        ("/v2/models/e/infer", "POST", 404, "not_found"),
+        ("/v2/models/e/generate", "POST", 404, "not_found"),
         ("/-/routes", "GET", 404, "not_found"),
         ("/", "GET", 404, "not_found"),
         ("/v1/models/e:predict", "GET", 405, "method_not_allowed"),

@@ -15,7 +15,8 @@ from runtime.cluster.free_ports import free_ports
 from runtime.core.errors import TealError, UnreachableError
 from runtime.serving.edge_files import touch_hint
 from runtime.serving.edge_process import EdgeProcess
-from runtime.store.records import EndpointState
+from runtime.store.principals import Grant
+from runtime.store.records import EndpointState, Replica
 from tests.serving_edge import MODEL, Edge
 from tests.waiting import wait_until
 
@@ -120,10 +121,19 @@ class AwayStore:
         self.is_away = False
         self.held = endpoints
 
+    def generations(self) -> dict[str, int]:
+        return {endpoint.name: endpoint.generation for endpoint in self.endpoints()}
+
     def endpoints(self) -> list[EndpointState]:
         if self.is_away:
             raise UnreachableError("the database is away")
         return self.held
+
+    def replicas(self) -> list[Replica]:
+        return []
+
+    def grants(self) -> list[Grant]:
+        return []
 
     def acknowledge(self, edge_id: str, generations: Mapping[str, int], at: float) -> None:
         if self.is_away:
@@ -192,7 +202,7 @@ def test_a_configuration_that_haproxy_refuses_replaces_nothing(lonely_edge: Edge
     process = EdgeProcess(lonely_edge.files, address=(lonely_edge.cluster.host, lonely_edge.cluster.ports.edge))
     before = lonely_edge.files.config.read_text()
     with pytest.raises(TealError, match="does not accept"):
-        process.apply("frontend x\n    bind nonsense\n", "")
+        process.apply("frontend x\n    bind nonsense\n", {})
     assert lonely_edge.files.config.read_text() == before
     assert lonely_edge.send("/v2/health/live", method="GET")[0] == 200
 

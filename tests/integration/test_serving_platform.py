@@ -20,12 +20,15 @@ from runtime.cluster.ray_process import connect
 from runtime.cluster.token import read_token
 from runtime.config.schema import Config
 from runtime.core.errors import NotFoundError, TealError
+from runtime.data.delta import newest_version, read_table
 from runtime.serving.edge_actor import edge_status, find_edge
 from runtime.serving.edge_files import read_secret, touch_hint
 from runtime.serving.payload import feedback_uri, find_prediction, payload_uri, read_feedback
 from runtime.serving.reconcile import Reconciled, probe, reconcile
+from runtime.serving.shadow import shadow_uri
 from runtime.store.control import ControlStore
-from runtime.store.records import EndpointState, ModelVersion, Slot
+from runtime.store.records import SLOTS, EndpointState, ModelVersion, Slot
+from tests.integration.test_serving_protocols import tensors
 from tests.serving_example import example_model_version, example_row
 from tests.waiting import wait_until
 
@@ -88,7 +91,9 @@ def rows_body(num_rows: int, **change: Any) -> bytes:
 def site(platform: Config, tmp_path_factory: pytest.TempPathFactory) -> Site:
     """Version 1 in blue as primary, version 2 in green without traffic."""
     directory = tmp_path_factory.mktemp("bundles")
-    serving = replace(platform.serving, endpoint=ENDPOINT, payload_flush_s=0.3, ready_timeout_s=120)
+    serving = replace(
+        platform.serving, endpoint=ENDPOINT, payload_flush_s=0.3, ready_timeout_s=120, shadow_fraction=1.0
+    )
     config = replace(platform, serving=serving)
     store = ControlStore(config.paths.control)
     models = [
@@ -168,6 +173,47 @@ def test_an_answer_comes_from_the_primary_and_is_logged(site: Site) -> None:
     assert {row["generation"] for row in rows} == {int(headers["x-generation"])}
     assert rows[1]["carrier"] == example_row(1)["carrier"]
     assert "passport" not in rows[0]
+
+
+def test_the_edge_asks_the_replicas_themselves(site: Site, connected: None) -> None:
+    status = edge_status()
+    assert status is not None
+    ports = site.config.cluster.ports
+    known = {replica.slot: replica for replica in site.store.replicas(ENDPOINT)}
+    for slot in SLOTS:
+        replica = known[slot]
+        assert status["replicas"][f"{ENDPOINT}-{slot}"] == [f"127.0.0.1:{replica.port}"]
+        assert status["replicas"][f"{ENDPOINT}-{slot}-grpc"] == [f"127.0.0.1:{replica.grpc_port}"]
+        assert ports.listener_min <= replica.port <= ports.listener_max
+
+
+def test_stock_tritonclient_gets_the_same_through_the_edge(site: Site) -> None:
+    from tritonclient import grpc as triton_grpc
+    from tritonclient import http as triton_http
+
+    from runtime.models.bundle import load_bundle
+
+    row = example_row(3)
+    score = site.send(body=json.dumps({"instances": [row]}).encode())[2]["predictions"][0]["score"]
+    bundle = load_bundle(Path(site.models[0].bundle_uri))
+    ports = site.config.cluster.ports
+    for kit, port in ((triton_http, ports.edge), (triton_grpc, ports.edge_grpc)):
+        client = kit.InferenceServerClient(f"127.0.0.1:{port}")
+        answer = client.infer(ENDPOINT, tensors(kit, [row], bundle))
+        assert answer.as_numpy("score").tolist() == [score]
+        client.close()
+
+
+def test_the_other_slot_is_asked_in_the_shadow(site: Site) -> None:
+    uri = shadow_uri(site.config.paths.payload, ENDPOINT)
+
+    def compared() -> list[dict[str, Any]]:
+        site.send()
+        return read_table(uri, None).to_pylist() if newest_version(uri) is not None else []
+
+    row = wait_until(compared, timeout_s=30)[0]
+    assert (row["model_version"], row["shadow_model_version"]) == ("serving-test-model:1", "serving-test-model:2")
+    assert row["score"] != row["shadow_score"]
 
 
 def test_labels_come_back(site: Site) -> None:

@@ -26,7 +26,7 @@ def config(tmp_path: Path) -> Config:
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.5", "example.org", ""])
 def test_host_beyond_loopback_is_refused_and_nothing_is_written(tmp_path: Path, host: str) -> None:
-    with pytest.raises(ConfigError, match=r"cluster\.host .* neither tokens nor TLS"):
+    with pytest.raises(ConfigError, match=r"cluster\.host .* let others in by the edge alone"):
         start(cluster_config(tmp_path / "home", host=host))
     assert list(tmp_path.iterdir()) == []
 
@@ -67,8 +67,9 @@ def test_connect_without_a_cluster_says_how_to_start_one(config: Config) -> None
 def test_every_port_is_given_to_ray_or_belongs_to_teal(config: Config) -> None:
     given = " ".join([*ray_start_command(config, ClusterPlaces.of(config)), *ray_environment(config).values()])
     missing = {name for name, port in asdict(config.cluster.ports).items() if str(port) not in given}
-    # Serve's own port is an option of serve.start, the other two are bound by teal's actors.
-    assert missing == {"serve", "edge", "monitor_metrics"}
+    # Serve's own port is an option of serve.start, the others are bound by teal's actors and replicas.
+    ours = {"edge", "edge_grpc", "monitor_metrics", "alerts_metrics", "listener_min", "listener_max"}
+    assert missing == {"serve"} | ours
 
 
 def test_haproxy_program_closes_what_ray_opens_and_keeps_the_rest(

@@ -8,7 +8,7 @@ from sklearn.preprocessing import StandardScaler
 from runtime.config.schema import ModelConfig
 from runtime.core.errors import ConfigError
 from runtime.data.encoding import Encoded, Encoding
-from runtime.models import tabular
+from runtime.models import predictor
 from runtime.models.linear import Linear
 from runtime.models.mlp import MLP
 from runtime.models.tabular import TabularModel, build_model
@@ -49,11 +49,11 @@ def test_predict_is_the_same_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     model = build_model(example.MLP, split.columns, split.encoding)
     model.fit_preprocessing(split.train)
     whole = model.predict(split.train.numeric, split.train.categorical)
-    monkeypatch.setattr(tabular, "PREDICT_ROWS", 7)
+    monkeypatch.setattr(predictor, "PREDICT_ROWS", 7)
     parts = model.predict(split.train.numeric, split.train.categorical)
     assert whole.dtype == np.float64
     assert whole.shape == (len(split.train),)
-    np.testing.assert_allclose(parts, whole, rtol=1e-6)
+    assert np.array_equal(parts, whole)
     assert ((whole > 0) & (whole < 1)).all()
 
 

@@ -16,6 +16,7 @@ from runtime.data.counts import Float64s
 from runtime.data.encoding import Encoded, Encoding
 from runtime.data.profile import build_profile
 from runtime.monitoring.detector import (
+    REFERENCE_SHARE,
     DetectorConfig,
     DriftDetector,
     fold_cells,
@@ -47,7 +48,7 @@ def by_definition(ticks: list[Float64s], p: Float64s, config: DetectorConfig) ->
     for x in ticks:
         for d, decay in enumerate(config.decays):
             ewma = (observed[d] + prior) / (expected[d].sum() + p.size)
-            q = p / 2 + ewma / 2
+            q = REFERENCE_SHARE * p + (1 - REFERENCE_SHARE) * ewma
             e = float(np.prod((q / p) ** x)) * (1 + config.margin) ** -x.sum()
             evidence[d] = (evidence[d] + 1) * e
             observed[d] = decay * observed[d] + x

@@ -16,7 +16,8 @@ from runtime.data.encoding import Encoded, Encoding
 from runtime.data.profile import Profile, build_profile
 from runtime.monitoring import deltas
 from runtime.monitoring.deltas import SeenDeltas
-from runtime.monitoring.monitor import Monitor, StoreProfiles
+from runtime.monitoring.monitor import Monitor
+from runtime.monitoring.profiles import StoreProfiles
 from runtime.store.control import ControlStore
 from runtime.store.records import ModelVersion
 from runtime.telemetry.latency import count_latencies
@@ -271,13 +272,13 @@ def test_memory_of_sequences_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(deltas, "MAX_REPLICAS", 3)
     seen = SeenDeltas()
     for sequence in range(10, 200, 2):
-        seen.add("r", sequence)
+        seen.add("r", sequence, 0.0)
     assert all(("r", sequence) in seen for sequence in range(10, 200, 2))
     assert ("r", 199) not in seen
-    ((_, above),) = seen.to_json().values()
+    ((_, above, _),) = seen.to_json().values()
     assert len(above) <= 8
     for replica in "abc":
-        seen.add(replica, 1)
+        seen.add(replica, 1, 0.0)
     assert ("r", 10) not in seen
     assert ("a", 1) in SeenDeltas.from_json(seen.to_json())
 

@@ -345,3 +345,40 @@ def test_counts_of_another_metric_kind_or_share_are_refused_and_change_nothing()
     with pytest.raises(ContractError, match="of the other kind"):
         Analysis.from_json(AnalysisPlan(metrics=(Metric(name="s", kind="value"),)), analysis.to_json())
     assert EventState().log_rollback == ValueState().log_rollback == 0.0
+
+
+# -- rates that do not matter ------------------------------------------------------------------------------------------
+
+
+@given(ceiling=st.floats(0.001, 0.5), above=st.floats(1.0, 3.0))
+def test_a_rate_from_the_ceiling_up_makes_no_factor_grow(ceiling: float, above: float) -> None:
+    rate = min(ceiling * above, 1.0)
+    happened, passed = (np.exp(evidence.log_ceiling_products(event, 1, ceiling)) for event in (1, 0))
+    assert (rate * happened + (1 - rate) * passed).max() <= 1 + 1e-9
+
+
+def test_a_canary_above_margin_and_ceiling_is_seldom_promoted_and_one_without_errors_soon() -> None:
+    rng = np.random.default_rng(12)
+    metric = Metric(name="errors", margin=0.5, negligible_rate=0.01)
+    plan = AnalysisPlan(metrics=(metric,), alpha_promotion=ALPHA)
+    promoted = 0
+    repetitions = 100
+    for _ in range(repetitions):
+        analysis = Analysis.begin(plan)
+        for _ in range(40):
+            canary, primary = int(rng.binomial(500, 0.0105)), int(rng.binomial(500, 0.007))
+            analysis = analysis.observe(5000, {"errors": counts((canary, 500), (primary, 500))})
+            if analysis.verdict().outcome == "Successful":
+                promoted += 1
+                break
+    assert promoted <= binom.isf(1e-4, repetitions, ALPHA)
+    clean = Analysis.begin(plan)
+    ticks = 0
+    while clean.verdict().outcome != "Successful":
+        clean = clean.observe(5000, {"errors": counts((0, 100), (0, 100))})
+        ticks += 1
+    needed = evidence.expected_canary_requests_below(ceiling=0.01, event_rate=0.0, alpha=ALPHA / 2)
+    assert ticks * 100 == pytest.approx(needed, rel=0.2)
+    restored = Analysis.from_json(plan, json.loads(json.dumps(clean.to_json())))
+    assert restored == clean
+    assert clean.at_new_step().verdict().outcome == "Inconclusive"

@@ -8,17 +8,13 @@ import pytest
 
 from runtime.core.errors import UnreachableError, UsageError
 from runtime.rollout import traffic
-from runtime.store.control import ControlStore
-from tests.unit.test_store_control import deploy_two, model
+from runtime.store.rollouts import RolloutStore
+from tests.rollout_world import open_store
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[ControlStore]:
-    store = ControlStore(f"sqlite:///{tmp_path}/control.db")
-    store.create_schema()
-    for version in (1, 2):
-        store.record_model_version(model(version))
-    deploy_two(store)
+def store(tmp_path: Path) -> Iterator[RolloutStore]:
+    store = open_store(tmp_path)
     yield store
     store.close()
 
@@ -34,13 +30,13 @@ def test_other_percentages_are_refused_by_name(text: str) -> None:
         traffic.parse_percent(text)
 
 
-def test_a_shift_to_what_is_already_there_writes_nothing(store: ControlStore) -> None:
+def test_a_shift_to_what_is_already_there_writes_nothing(store: RolloutStore) -> None:
     first, is_new = traffic.shift(store, "flights", 1000, actor="ann")
     assert is_new
     assert traffic.shift(store, "flights", 1000, actor="ann") == (first, False)
 
 
-def test_a_rollback_by_percentage_keeps_the_rest(store: ControlStore) -> None:
+def test_a_rollback_by_percentage_keeps_the_rest(store: RolloutStore) -> None:
     traffic.shift(store, "flights", 5000, actor="ann")
     state, is_new = traffic.rollback(store, "flights", 1000, actor="ann", reason="errors")
     assert (state.share, is_new) == (1000, True)
@@ -48,27 +44,27 @@ def test_a_rollback_by_percentage_keeps_the_rest(store: ControlStore) -> None:
     assert store.transitions()[-1].detail["reason"] == "errors"
 
 
-def test_a_rollback_upwards_is_refused(store: ControlStore) -> None:
+def test_a_rollback_upwards_is_refused(store: RolloutStore) -> None:
     traffic.shift(store, "flights", 1000, actor="ann")
     with pytest.raises(UsageError, match="a rollback to 50 % would give it more"):
         traffic.rollback(store, "flights", 5000, actor="ann")
     assert store.endpoint("flights").share == 1000
 
 
-def test_waiting_ends_when_every_live_edge_has_the_generation(store: ControlStore) -> None:
+def test_waiting_ends_when_every_live_edge_has_the_generation(store: RolloutStore) -> None:
     state, _ = traffic.shift(store, "flights", 1000, actor="ann")
     store.acknowledge("dead", {"flights": 1}, at=time.time() - 3600)
     store.acknowledge("alive", {"flights": state.generation}, at=time.time())
     assert traffic.wait_acknowledged(store, state, timeout_s=1) < 1
 
 
-def test_waiting_names_the_edge_that_is_behind(store: ControlStore) -> None:
+def test_waiting_names_the_edge_that_is_behind(store: RolloutStore) -> None:
     state, _ = traffic.shift(store, "flights", 1000, actor="ann")
     store.acknowledge("slow", {"flights": state.generation - 1}, at=time.time())
     with pytest.raises(UnreachableError, match="edge slow has not acknowledged"):
         traffic.wait_acknowledged(store, state, timeout_s=0.05)
 
 
-def test_waiting_without_any_edge_says_so(store: ControlStore) -> None:
+def test_waiting_without_any_edge_says_so(store: RolloutStore) -> None:
     with pytest.raises(UnreachableError, match="no live edge has"):
         traffic.wait_acknowledged(store, store.endpoint("flights"), timeout_s=0.05)

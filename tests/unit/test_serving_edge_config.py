@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from runtime.config.schema import ClusterConfig
+from runtime.config.schema import ClusterConfig, EdgeConfig, ServingConfig
 from runtime.core.errors import ConfigError
 from runtime.serving.edge_config import render_config
 from runtime.serving.edge_files import MAX_SOCKET_PATH, EdgeFiles
 from runtime.serving.edge_process import haproxy_binary
-from runtime.serving.edge_shares import render_shares, share_value
+from runtime.serving.edge_shares import share_value
 from runtime.store.records import EndpointState, ModelVersion, SlotState
 
 MODEL = ModelVersion(name="m", version=1, run_id="", bundle_uri="", bundle_sha256="", lineage={}, created_at="")
@@ -28,14 +28,14 @@ SECRET = "s" * 32
 
 def render(endpoints: list[EndpointState], directory: Path, **arguments: object) -> str:
     files = EdgeFiles(directory=directory)
-    values: dict[str, object] = {"files": files, "secret": SECRET, "max_body_bytes": 1000, **arguments}
+    given: dict[str, object] = {"files": files, "secret": SECRET, "serving": ServingConfig(endpoint="e")}
+    values = given | {"edge": EdgeConfig()} | arguments
     return render_config(endpoints, ClusterConfig(), **values)  # type: ignore[arg-type]
 
 
 def test_share_and_generation_are_one_value() -> None:
     assert share_value(BOTH) == "1000:17"
     assert share_value(replace(BOTH, primary="green")) == "9000:17"
-    assert render_shares([BOTH, replace(BOTH, name="other", share=0)]) == "flights 1000:17\nother 0:17\n"
 
 
 def test_a_share_changes_nothing_in_the_configuration(tmp_path: Path) -> None:
@@ -52,7 +52,8 @@ def test_only_filled_slots_have_a_backend(tmp_path: Path) -> None:
 @pytest.mark.parametrize("hosts", [[], ["10.0.0.1", "10.0.0.2"]])
 @pytest.mark.parametrize("endpoints", [[], [BOTH], [BOTH, replace(BOTH, name="other-1_x")]])
 def test_haproxy_accepts_it(tmp_path: Path, endpoints: list[EndpointState], hosts: list[str]) -> None:
-    (tmp_path / "shares.map").write_text(render_shares(endpoints))
+    (tmp_path / "shares.map").write_text("")
+    (tmp_path / "grants.map").write_text("")
     path = tmp_path / "haproxy.cfg"
     path.write_text(render(endpoints, tmp_path, serve_hosts=hosts))
     check = subprocess.run([haproxy_binary(), "-c", "-f", str(path)], capture_output=True, text=True, check=False)

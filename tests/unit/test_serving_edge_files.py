@@ -5,13 +5,13 @@ from pathlib import Path
 import pytest
 
 from runtime.core.errors import TealError
-from runtime.serving.edge_files import SECRET_VARIABLE, EdgeFiles, ensure_secret, read_secret, touch_hint
+from runtime.serving.edge_files import SECRET, EdgeFiles, ensure_secret, read_secret, touch_hint
 from tests.serving_example import example_config
 
 
 @pytest.fixture(autouse=True)
 def _no_variable(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(SECRET_VARIABLE, raising=False)
+    monkeypatch.delenv(SECRET[0], raising=False)
 
 
 def test_the_secret_is_made_once_with_mode_0600(tmp_path: Path) -> None:
@@ -23,7 +23,7 @@ def test_the_secret_is_made_once_with_mode_0600(tmp_path: Path) -> None:
 
 
 def test_the_environment_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(SECRET_VARIABLE, "of-the-environment")
+    monkeypatch.setenv(SECRET[0], "of-the-environment")
     assert read_secret(str(tmp_path)) == "of-the-environment"
 
 

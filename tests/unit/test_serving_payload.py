@@ -69,6 +69,38 @@ def test_a_prediction_is_found_by_its_id(tmp_path: Path) -> None:
     assert "passport" not in found[0]
 
 
+def test_rows_that_came_as_a_table_are_logged_as_rows_are() -> None:
+    rows = [example_row(index) for index in range(3)] + [example_row(3) | {"hour": None}]
+    by_row = answer(1)._replace(rows=rows, scores=[0.1, 0.2, 0.3, 0.4])
+    as_asked = pa.Table.from_pylist(rows).append_column("unused", pa.array([1, 2, 3, 4]))
+    narrow = as_asked.set_column(0, "x0", as_asked["x0"].cast(pa.float64()))
+    missing = narrow.set_column(
+        narrow.column_names.index("hour"),
+        "hour",
+        pa.array([float("nan") if r["hour"] is None else float(r["hour"]) for r in rows]),
+    )
+    by_table = by_row._replace(rows=missing)
+    assert table_of().build([by_table]).equals(table_of().build([by_row]))
+    both = table_of().build([by_table, answer(2), by_table])
+    assert both.num_rows == 9
+    assert sorted(both["row"].to_pylist()) == [0, 0, 0, 1, 1, 2, 2, 3, 3]
+
+
+def test_personal_columns_are_keyed_hashes_where_there_is_a_key() -> None:
+    def hashes(key: bytes, *passports: str | None) -> list[str | None]:
+        table = PayloadTable(COLUMNS, slot="blue", model_name="m", model_version=1, data_version="d", pii_key=key)
+        built = table.build([answer(1, passport=passport) for passport in passports])
+        found: list[str | None] = built["passport"].to_pylist()
+        return found
+
+    first, second, again, missing = hashes(b"k" * 32, "P1", "P2", "P1", None)
+    assert first == again != second
+    assert missing is None
+    assert hashes(b"j" * 32, "P1")[0] != first
+    assert first is not None
+    assert "P1" not in first
+
+
 def test_an_id_that_leads_nowhere_says_so(tmp_path: Path) -> None:
     uri = payload_uri(str(tmp_path), "flights")
     with pytest.raises(NotFoundError, match="no payload log"):

@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from runtime.config.schema import ServingConfig
+from runtime.config.schema import ClusterConfig, ServingConfig
 from runtime.serving.reconcile import _is_applied, _reason, _settings_of, render_serve_config
 from runtime.serving.replica import ReplicaArguments
 from runtime.store.records import EndpointState, ModelVersion, SlotState
@@ -33,7 +33,7 @@ BLUE_ONLY = EndpointState(
 
 def render(tmp_path: Path, *endpoints: EndpointState, serving: ServingConfig | None = None) -> dict[str, Any]:
     config = example_config(tmp_path)
-    config = replace(config, serving=serving or config.serving)
+    config = replace(config, serving=serving or config.serving, cluster=ClusterConfig())
     settings = {endpoint.name: replace(config.serving, endpoint=endpoint.name) for endpoint in endpoints}
     return render_serve_config(endpoints, config, settings)
 
@@ -63,6 +63,16 @@ def test_share_and_generation_replace_no_replica(tmp_path: Path) -> None:
     before = render(tmp_path, both)["applications"]
     after = render(tmp_path, replace(both, share=5000, generation=2, primary="green"))["applications"]
     assert before == after
+
+
+def test_a_share_changes_how_many_replicas_there_are_and_replaces_none(tmp_path: Path) -> None:
+    serving = ServingConfig(endpoint="example", min_replicas=4, max_replicas=8, idle_replicas=0)
+    both = replace(BLUE_ONLY, green=SlotState(slot="green", model=MODEL))
+    before = render(tmp_path, both, serving=serving)["applications"]
+    after = render(tmp_path, replace(both, share=3000, generation=2), serving=serving)["applications"]
+    least = [app["deployments"][0]["autoscaling_config"]["min_replicas"] for app in (*before, *after)]
+    assert least == [4, 0, 3, 2]
+    assert [app["args"] for app in before] == [app["args"] for app in after]
 
 
 def test_serve_accepts_the_schema(tmp_path: Path) -> None:

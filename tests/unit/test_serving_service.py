@@ -1,7 +1,5 @@
 """The ASGI application with a real bundle, called as a server calls it. No server, no Ray."""
 
-import asyncio
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,70 +10,20 @@ import pytest
 
 from runtime.core.ids import new_id, timestamp_ms
 from runtime.models.bundle import Bundle, load_bundle
-from runtime.serving.delta_log import DeltaLog
-from runtime.serving.payload import Answer, Feedback, PayloadTable, build_feedback
-from runtime.serving.service import Limits, SlotIdentity, SlotService
+from runtime.serving import asgi
+from runtime.serving.payload import PayloadTable
+from tests import serving_caller
 from tests.serving_example import example_row, save_example_bundle
 
-SECRET = "the edge's secret"
 PREDICT = "/example-blue/v1/models/example:predict"
-IDENTITY = SlotIdentity(
-    endpoint="example",
-    slot="blue",
-    app="example-blue",
-    model_name="m",
-    model_version=3,
-    bundle_sha256="abc",
-    data_version="example@0",
-)
 
 
-class Caller:
-    """Calls the application and keeps what its logs would write."""
+class Caller(serving_caller.Caller):
+    """Answers are JSON."""
 
-    def __init__(self, bundle: Bundle, directory: Path) -> None:
-        table = PayloadTable(bundle.columns, slot="blue", model_name="m", model_version=3, data_version="d")
-        self.payload = DeltaLog[Answer](str(directory / "p"), table.build, flush_s=3600)
-        self.feedback = DeltaLog[Feedback](str(directory / "f"), build_feedback, flush_s=3600)
-        self.service = SlotService(
-            bundle,
-            identity=IDENTITY,
-            limits=Limits(max_body_bytes=4096, max_rows=8),
-            secret=SECRET,
-            payload=self.payload,
-            feedback=self.feedback,
-        )
-
-    def __call__(
-        self, path: str, body: bytes | list[bytes] = b"", *, method: str = "POST", **headers: str
-    ) -> tuple[int, dict[str, str], Any]:
-        given = {"x-teal-edge": SECRET, "content-type": "application/json"} | {
-            name.replace("_", "-"): value for name, value in headers.items()
-        }
-        scope = {
-            "type": "http",
-            "method": method,
-            "path": path,
-            "headers": [(name.encode(), value.encode()) for name, value in given.items() if value],
-        }
-        chunks = [body] if isinstance(body, bytes) else body
-        messages: Iterator[dict[str, Any]] = iter(
-            {"type": "http.request", "body": chunk, "more_body": index < len(chunks) - 1}
-            for index, chunk in enumerate(chunks)
-        )
-        sent: list[Any] = []
-
-        async def receive() -> dict[str, Any]:
-            return next(messages)
-
-        async def send(message: Any) -> None:
-            sent.append(message)
-
-        asyncio.run(self.service(scope, receive, send))
-        start, content = sent
-        found = {name.decode(): value.decode() for name, value in start["headers"]}
-        assert int(found["content-length"]) == len(content["body"])
-        return start["status"], found, orjson.loads(content["body"])
+    def __call__(self, path: str, body: bytes | list[bytes] = b"", **given: str) -> tuple[int, dict[str, str], Any]:
+        status, headers, answer = self.ask(path, body, **given)
+        return status, headers, orjson.loads(answer)
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +68,7 @@ def test_an_answer_is_logged_and_counted(call: Caller) -> None:
 def test_without_the_edges_secret_nothing_is_answered(call: Caller, secret: str) -> None:
     for path, method in ((PREDICT, "POST"), ("/v2/health/ready", "GET"), ("/anything", "GET")):
         status, _, answer = call(path, rows_body(1), method=method, x_teal_edge=secret)
-        assert (status, answer["error"]["code"]) == (403, "forbidden")
+        assert (status, (answer if "code" in answer else answer["error"])["code"]) == (403, "forbidden")
     assert call.payload.status()["buffered_rows"] == 0
 
 
@@ -180,10 +128,8 @@ def test_a_body_is_read_no_further_than_its_limit(call: Caller) -> None:
     assert call(PREDICT, [whole[:10], whole[10:200], whole[200:]])[0] == 200
 
 
-def test_a_model_that_fails_is_no_fault_of_the_request(
-    call: Caller, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(bundle.model, "predict", lambda *_: np.array([np.nan]))
+def test_a_model_that_fails_is_no_fault_of_the_request(call: Caller, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(call.service.scorer.predictor, "predict", lambda *_: np.array([np.nan]))
     status, headers, answer = call(PREDICT, rows_body(1))
     assert (status, answer["error"]["code"]) == (500, "model_failed")
     assert headers["x-model-version"] == "m:3"
@@ -228,3 +174,64 @@ def test_a_personal_column_is_scored_and_never_logged(call: Caller, bundle: Bund
     columns = bundle.columns | {"score": replace(bundle.columns["x0"])}
     clashing = PayloadTable(columns, slot="blue", model_name="m", model_version=3, data_version="d")
     assert "feature_score" in clashing.schema.names
+
+
+def test_a_sampled_log_holds_its_fraction_chosen_by_id(bundle: Bundle, tmp_path: Path) -> None:
+    for fraction, low, high in ((0.0, 0, 0), (0.5, 60, 140), (1.0, 200, 200)):
+        call = Caller(bundle, tmp_path / str(fraction), payload_fraction=fraction)
+        for _ in range(200):
+            call(PREDICT, rows_body(1))
+        assert low <= call.payload.status()["buffered_rows"] <= high
+        assert call.service.take().counts.rows == 200
+
+
+def test_rows_that_the_log_lost_are_counted_once(call: Caller) -> None:
+    call.payload._max_rows = 2
+    call(PREDICT, rows_body(2))
+    call(PREDICT, rows_body(2))
+    assert call.service.take().dropped_rows == 2
+    assert call.service.take().dropped_rows == 0
+
+
+def test_a_deadline_that_has_passed_is_told_before_the_model_is_asked(
+    call: Caller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert call(PREDICT, rows_body(1), x_timeout_ms="60000")[0] == 200
+    for timeout in ("0", "x", "-5", "1.5", "99999999999"):
+        assert call(PREDICT, rows_body(1), x_timeout_ms=timeout)[0] == 400
+    monkeypatch.setattr(asgi, "deadline_ns", lambda *_: 1)
+    status, _, answer = call(PREDICT, rows_body(1), x_timeout_ms="1")
+    assert (status, answer["error"]["code"]) == (408, "deadline")
+    assert call.service.status()["expired"] == 1
+
+
+def test_a_compressed_body_is_refused(call: Caller) -> None:
+    assert call(PREDICT, rows_body(1), content_encoding="gzip")[0] == 415
+
+
+def test_a_failure_is_logged_with_the_requests_id(
+    call: Caller, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(call.service.scorer, "encode_rows", lambda _: 1 / 0)
+    status, _, answer = call(PREDICT, rows_body(1), x_request_id="r-17", traceparent="00-1-2-01")
+    assert (status, answer["error"]["code"]) == (500, "internal")
+    fields = orjson.loads(caplog.records[-1].message)
+    assert (fields["request_id"], fields["traceparent"], fields["code"]) == ("r-17", "00-1-2-01", "internal")
+
+
+def test_the_openapi_document_has_the_contracts_columns(call: Caller) -> None:
+    status, _, document = call("/v1/openapi.json", method="GET")
+    assert status == 200
+    assert "/v1/models/example:predict" in document["paths"]
+    row = document["components"]["schemas"]["Row"]
+    assert row["properties"]["distance"] == {"type": "number", "minimum": 0, "maximum": 5000}
+    assert row["properties"]["hour"]["type"] == ["integer", "null"]
+    assert row["properties"]["passport"]["x-pii"] is True
+    assert "hour" not in row["required"]
+    assert "late" not in row["properties"]
+
+
+def test_a_batched_slot_answers_as_one_that_is_not(bundle: Bundle, tmp_path: Path, call: Caller) -> None:
+    batched = Caller(bundle, tmp_path / "batched", max_batch_rows=16)
+    assert batched(PREDICT, rows_body(3))[2]["predictions"] == call(PREDICT, rows_body(3))[2]["predictions"]
+    assert batched.service.status()["batcher"]["batches"] == 1

@@ -1,0 +1,3 @@
+"""Colours that mean the same in every drawing."""
+
+SLOT_STYLE = {"blue": "blue", "green": "green"}

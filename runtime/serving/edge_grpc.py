@@ -1,0 +1,90 @@
+"""The edge's frontend for gRPC: the same access and the same split, with gRPC's words for a refusal. Text in, text out.
+
+The endpoint is the metadata `x-endpoint`, else the name in the message itself: field 1 of every request of the Open
+Inference Protocol. That is readable where the message is not compressed.
+"""
+
+from collections.abc import Sequence
+
+from runtime.config.schema import ClusterConfig, EdgeConfig
+from runtime.serving.edge_access import (
+    render_access,
+    render_access_log,
+    render_answer_headers,
+    render_identity,
+    render_request_headers,
+    render_rights,
+    render_size_limits,
+    render_split,
+)
+from runtime.serving.edge_files import EdgeFiles
+from runtime.serving.edge_frontend import bind_address
+from runtime.serving.edge_replies import grpc_internal_errors, grpc_reply
+from runtime.store.records import EndpointState
+
+SERVICE = "/inference.GRPCInferenceService/"
+SERVER_CALLS = tuple(SERVICE + name for name in ("ServerLive", "ServerReady", "ServerMetadata"))
+
+
+def grpc_app(app: str) -> str:
+    """Name of the backend with the gRPC ports of a slot's replicas."""
+    return f"{app}-grpc"
+
+
+def render_grpc_frontend(
+    endpoints: Sequence[EndpointState],
+    cluster: ClusterConfig,
+    *,
+    files: EdgeFiles,
+    secret: str,
+    edge: EdgeConfig,
+    certificate: str | None = None,
+) -> str:
+    no_grpc = grpc_reply(
+        415, "unsupported", "this port speaks gRPC only", "if !{ req.fhdr(content-type) -m beg application/grpc }"
+    )
+    no_path = grpc_reply(404, "not_found", f"the only service is {SERVICE.strip('/')}", f"if !{{ path_beg {SERVICE} }}")
+    unnamed = grpc_reply(
+        400,
+        "bad_request",
+        "the message names no model that can be read; send its name as metadata x-endpoint",
+        "if !{ var(txn.endpoint) -m found } || { var(txn.endpoint) -m len 0 }",
+    )
+    unknown = grpc_reply(
+        404,
+        "not_found",
+        "no endpoint %[var(txn.endpoint),url_enc]",
+        "if !{ var(txn.state) -m found }",
+        formatted=True,
+    )
+    address = bind_address(cluster, edge, cluster.ports.edge_grpc)
+    tls = f"ssl crt {certificate} alpn h2 ssl-min-ver TLSv1.2" if certificate else "proto h2"
+    first = endpoints[0].name if endpoints else "none"
+    return f"""frontend edge-grpc
+    bind {address} {tls}
+    timeout http-request {round(edge.header_timeout_s * 1000)}ms
+{grpc_internal_errors()}
+{render_access_log(edge)}{render_identity()}
+{render_size_limits(edge, grpc_reply)}
+    http-request {no_grpc}
+{render_access(files, grpc_reply)}
+    http-request {no_path}
+    http-request set-var(txn.endpoint) req.fhdr(x-endpoint)
+    http-request set-var(txn.endpoint) str({first}) if {{ path {" ".join(SERVER_CALLS)} }}
+    http-request wait-for-body time {round(edge.body_timeout_s * 1000)}ms if !{{ var(txn.endpoint) -m found }}
+    # Not ungrpc(1): that wants the whole message in the buffer. The name stands in front, behind 5 bytes of gRPC.
+    http-request set-var(txn.endpoint) req.body,bytes(5),protobuf(1) if !{{ var(txn.endpoint) -m found }}
+    http-request {unnamed}
+    http-request set-var(txn.state) var(txn.endpoint),map({files.shares})
+    http-request {unknown}
+    acl is_prediction path_end /ModelInfer
+{render_rights(files, grpc_reply, predicts="is_prediction", gives_feedback="")}
+{render_split(grpc_reply)}
+    # By which Ray's own ingress finds the application.
+    http-request set-header application %[var(txn.app)]
+{render_request_headers(secret)}
+    use_backend %[var(txn.app)]-grpc
+    http-after-response set-status 200
+    http-after-response set-header content-type application/grpc if !{{ res.hdr(content-type) -m beg application/grpc }}
+{render_answer_headers()}
+"""

@@ -1,0 +1,80 @@
+"""Every metric and label that the dashboard, the recording rules and the documentation name is exported."""
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from runtime.telemetry.metrics import METRIC_NAMES
+
+ROOT = Path(__file__).resolve().parents[2]
+DASHBOARD = json.loads((ROOT / "configs/grafana/dashboard.json").read_text())
+RULES = yaml.safe_load((ROOT / "configs/grafana/recording_rules.yaml").read_text())
+DOCUMENT = (ROOT / "docs/metrics.md").read_text()
+EXPORTED = {metric.name: metric for metric in METRIC_NAMES}
+RECORDED = {rule["record"]: rule["expr"] for group in RULES["groups"] for rule in group["rules"]}
+NAME = re.compile(r"\bteal[_:][a-z0-9_:]+")
+
+
+def names_in(expression: str) -> set[str]:
+    return {re.sub(r"_(bucket|sum|count)$", "", name) for name in NAME.findall(expression)}
+
+
+def labels_of(name: str) -> set[str]:
+    if name in EXPORTED:
+        return {*EXPORTED[name].labels, "le"}
+    return set.union(*(labels_of(one) for one in names_in(RECORDED[name])))
+
+
+def expressions() -> Iterator[str]:
+    yield from RECORDED.values()
+    for panel in DASHBOARD["panels"]:
+        for target in panel["targets"]:
+            yield target["expr"]
+
+
+@pytest.mark.parametrize("expression", expressions())
+def test_expressions_name_what_is_exported(expression: str) -> None:
+    names = names_in(expression)
+    assert names
+    assert names <= EXPORTED.keys() | RECORDED.keys()
+    used = {label for found in re.findall(r"by \(([^)]*)\)", expression) for label in re.split(r",\s*", found)}
+    used |= set(re.findall(r"(\w+)=~?\"", expression))
+    assert used <= set.union(*(labels_of(name) for name in names))
+
+
+def test_the_dashboard_is_one_that_grafana_takes() -> None:
+    ids = [panel["id"] for panel in DASHBOARD["panels"]]
+    assert len(set(ids)) == len(ids)
+    for panel in DASHBOARD["panels"]:
+        assert {"type", "title", "gridPos", "targets", "datasource"} <= panel.keys()
+        assert panel["gridPos"]["x"] + panel["gridPos"]["w"] <= 24
+        for target in panel["targets"]:
+            assert all(
+                label in labels_of_all(target["expr"]) for label in re.findall(r"{{(\w+)}}", target["legendFormat"])
+            )
+    names = {variable["name"] for variable in DASHBOARD["templating"]["list"]}
+    assert set(re.findall(r"\$\{?(\w+)", json.dumps(DASHBOARD))) <= names
+
+
+def labels_of_all(expression: str) -> set[str]:
+    return set.union(*(labels_of(name) for name in names_in(expression)))
+
+
+def test_the_documentation_names_exactly_what_is_exported() -> None:
+    documented = {line.split("`")[1] for line in DOCUMENT.splitlines() if line.startswith("| `teal_")}
+    assert documented == EXPORTED.keys()
+    for line in DOCUMENT.splitlines():
+        if line.startswith("| `teal_"):
+            name, kind, labels = (cell.strip(" `") for cell in line.split("|")[1:4])
+            assert kind == {"latency": "histogram"}.get(EXPORTED[name].kind, EXPORTED[name].kind)
+            assert tuple(re.findall(r"\w+", labels)) == EXPORTED[name].labels
+
+
+def test_no_label_grows_with_traffic() -> None:
+    of_the_contract = {"endpoint", "slot", "model_version", "feature"}
+    of_the_configuration = {"rule", "severity", "phase", "signal", "bound"}
+    assert {label for metric in METRIC_NAMES for label in metric.labels} <= of_the_contract | of_the_configuration

@@ -1,0 +1,82 @@
+"""Attributions: they add up, and each is its feature's."""
+
+from pathlib import Path
+
+import numpy as np
+import orjson
+import pytest
+import torch
+
+from runtime.config.schema import ModelConfig
+from runtime.data.encoding import Encoding
+from runtime.models.bundle import Bundle, load_bundle
+from runtime.models.linear import Linear
+from runtime.models.tabular import build_model
+from tests.serving_caller import Caller
+from tests.serving_example import example_columns, example_row, save_example_bundle
+from tests.serving_protocols import arrow_stream, as_table, row_json
+
+PREDICT = "/v1/models/example:predict"
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    directory = tmp_path_factory.mktemp("bundle") / "b"
+    save_example_bundle(directory)
+    return load_bundle(directory)
+
+
+def test_attributions_of_a_row_add_up_to_its_score(bundle: Bundle, tmp_path: Path) -> None:
+    call = Caller(bundle, tmp_path)
+    rows = [example_row(1), example_row(2) | {"hour": None, "carrier": "never seen"}]
+    answer = orjson.loads(call.ask(f"{PREDICT}?explain=true", row_json(rows)).body)
+    for prediction in answer["predictions"]:
+        assert set(prediction["attributions"]) == {*bundle.encoding.numeric, *bundle.encoding.categorical}
+        total = answer["baseline_score"] + sum(prediction["attributions"].values())
+        assert total == pytest.approx(prediction["score"], abs=1e-12)
+    plain = orjson.loads(call.ask(PREDICT, row_json(rows)).body)
+    assert [row["score"] for row in plain["predictions"]] == [row["score"] for row in answer["predictions"]]
+    assert "attributions" not in plain["predictions"][0]
+    again = orjson.loads(call.ask(f"{PREDICT}?explain=true", row_json(rows)).body)
+    assert again["predictions"] == answer["predictions"]
+
+
+def test_arrow_answers_them_as_columns(bundle: Bundle, tmp_path: Path) -> None:
+    import pyarrow as pa
+
+    call = Caller(bundle, tmp_path)
+    body = arrow_stream(as_table([example_row(1), example_row(2)], bundle.columns))
+    answer = call.ask(f"{PREDICT}?explain=1", body, content_type="application/vnd.apache.arrow.stream")
+    table = pa.ipc.open_stream(answer.body).read_all()
+    baseline = float(table.schema.metadata[b"baseline_score"])
+    parts = np.stack([column.to_numpy() for column in table.drop_columns(["score"]).columns])
+    np.testing.assert_allclose(parts.sum(axis=0) + baseline, table["score"].to_numpy(), rtol=0, atol=1e-12)
+
+
+def test_a_feature_at_its_baseline_or_unused_gets_nothing(bundle: Bundle, tmp_path: Path) -> None:
+    """A logistic model of one number and one category: all others have no part in it."""
+    columns = example_columns()
+    encoding: Encoding = bundle.encoding
+    model = build_model(ModelConfig(name="linear", class_path="runtime.models.linear:Linear"), columns, encoding)
+    net = model.net
+    assert isinstance(net, Linear)
+    category = net.category_weights[0]
+    assert isinstance(category, torch.nn.Embedding)
+    with torch.no_grad():
+        net.numeric_weight[encoding.numeric.index("x2")] = 1.5
+        category.weight.copy_(torch.arange(encoding.cardinalities[0])[:, None])
+    call = Caller(
+        Bundle(model=model, manifest=bundle.manifest, columns=columns, encoding=encoding, profile=bundle.profile),
+        tmp_path,
+    )
+    explainer = call.service.explainer
+    encoded = encoding.encode_rows([example_row(5)], columns)
+    explained = explainer.explain(encoded, call.service.scorer.compute(encoded))
+    used = {name for name, value in zip(explained.features, explained.attributions[0], strict=True) if value != 0}
+    assert used == {"x2", "carrier"}
+
+
+def test_many_rows_are_not_explained_at_once(bundle: Bundle, tmp_path: Path) -> None:
+    call = Caller(bundle, tmp_path, max_rows=100, max_body=1 << 20)
+    status, _, body = call.ask(f"{PREDICT}?explain=true", row_json([example_row(0)] * 65))
+    assert (status, orjson.loads(body)["error"]["code"]) == (413, "too_large")

@@ -1,0 +1,80 @@
+"""A real server on a real port, in the test's own event loop."""
+
+import asyncio
+import socket
+from typing import Any
+
+import pytest
+
+from runtime.core.errors import TealError
+from runtime.serving.listener import Listener, bind_in_range
+
+
+class App:
+    """Answers once it may."""
+
+    def __init__(self) -> None:
+        self.may_answer = asyncio.Event()
+        self.has_request = asyncio.Event()
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        self.has_request.set()
+        await self.may_answer.wait()
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
+        await send({"type": "http.response.body", "body": b"ok"})
+
+
+async def ask(listener: Listener) -> bytes:
+    reader, writer = await asyncio.open_connection(listener.host, listener.port)
+    writer.write(b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+    answer = await reader.read()
+    writer.close()
+    return answer
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def test_what_was_read_is_answered_before_it_closes() -> None:
+    async def scenario() -> None:
+        app = App()
+        port = free_port()
+        listener = Listener(app, bind_in_range("127.0.0.1", port, port))
+        await listener.start()
+        asked = asyncio.create_task(ask(listener))
+        await app.has_request.wait()
+        assert listener.num_ongoing == 1
+        stopped = asyncio.create_task(listener.stop(grace_s=10))
+        while True:  # until it accepts no more
+            try:
+                _, writer = await asyncio.open_connection(listener.host, listener.port)
+            except ConnectionRefusedError:
+                break
+            writer.close()
+        assert not stopped.done()
+        app.may_answer.set()
+        assert (await asked).endswith(b"ok")
+        await stopped
+        assert listener.num_ongoing == 0
+
+    asyncio.run(asyncio.wait_for(scenario(), 30))
+
+
+def test_a_taken_port_is_passed_over_and_a_full_range_is_named() -> None:
+    port = free_port()
+    with bind_in_range("127.0.0.1", port, port) as bound:
+        bound.listen()
+        with pytest.raises(TealError, match=rf"within {port}..{port}; widen cluster.ports.listener"):
+            bind_in_range("127.0.0.1", port, port)
+        with bind_in_range("127.0.0.1", port, port + 3) as other:
+            assert other.getsockname()[1] != port
+
+
+def test_a_listener_that_never_started_gives_its_port_back() -> None:
+    port = free_port()
+    listener = Listener(None, bind_in_range("127.0.0.1", port, port))  # type: ignore[arg-type]
+    asyncio.run(listener.stop(grace_s=1))
+    bind_in_range("127.0.0.1", port, port).close()
