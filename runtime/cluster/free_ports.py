@@ -10,9 +10,9 @@ from runtime.config.schema import PortsConfig
 from runtime.core.errors import TealError
 
 # Below 32768, as outgoing connections take theirs from above; apart from the ranges that clusters use by default.
-BLOCK = 100
+BLOCK = 200
 BLOCKS = (*range(10_100, 19_900, BLOCK), *range(21_100, 28_900, BLOCK))
-RANGE_SIZES = {"listener": 10, "replica": 10, "replica_grpc": 10, "worker": 46}
+RANGE_SIZES = {"listener": 60, "replica": 20, "replica_grpc": 20, "worker": 60}
 
 _taken: set[int] = set()
 

@@ -226,8 +226,10 @@ class ServingConfig:
     """That one replica is given at a time."""
     target_ongoing_requests: float = 8.0
     """That each replica should be busy with: more replicas are started above it, fewer kept below."""
+    max_waiting_requests: int = 128
+    """Of a slot whose replicas all have that many, in line at the edge; more are answered 429 at once."""
     max_queued_requests: int = 1024
-    """Enough to hold what comes while the only replica is replaced; more are answered 429."""
+    """In Ray's ingress while no replica is there, being replaced or started from zero; more are answered 429."""
     num_threads: int = 1
     max_body_bytes: int = 8 * 1024 * 1024
     max_rows_per_request: int = 4096

@@ -128,5 +128,5 @@ def find_edge() -> Any | None:
 def _settings(config: Config) -> tuple[Any, ...]:
     """What the edge depends on; a change of any takes a new actor."""
     serving = config.serving
-    limits = (serving.max_body_bytes, serving.max_ongoing_requests, serving.max_queued_requests)
+    limits = (serving.max_body_bytes, serving.max_ongoing_requests, serving.max_waiting_requests)
     return (config.cluster, config.paths.control, config.paths.run, config.edge, limits)

@@ -60,7 +60,7 @@ def render_config(
             cluster,
             hosts,
             max_ongoing=serving.max_ongoing_requests,
-            max_queued=serving.max_queued_requests,
+            max_queued=serving.max_waiting_requests,
         )
         for endpoint in endpoints
         for slot in filled_slots(endpoint)

@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from runtime.core.errors import TealError
 
@@ -22,19 +23,57 @@ BACKLOG = 2048
 
 
 def bind_in_range(host: str, first: int, last: int) -> socket.socket:
-    """A listening-ready socket on a free port of `first..last`. TealError if all are taken."""
+    """A socket that listens on a free port of `first..last`. TealError if all are taken."""
     ports = list(range(first, last + 1))
     random.shuffle(ports)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     for port in ports:
         bound = socket.socket(family, socket.SOCK_STREAM)
+        # Connections of a replica that is gone linger on its port; one that still listens refuses the second line.
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             bound.bind((host, port))
+            bound.listen(BACKLOG)
         except OSError:
             bound.close()
             continue
         return bound
     raise TealError(f"no free port for a replica on {host} within {first}..{last}; widen cluster.ports.listener_*")
+
+
+class _Gathering:
+    """A transport that writes once what was written in one turn of the event loop.
+
+    Head and body of an answer are two writes of uvicorn's. A process that is killed between them leaves half an answer,
+    which nobody can ask for again; half of nothing the edge asks elsewhere. One write is also cheaper than two.
+    """
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport = transport
+        self._loop = loop
+        self._parts: list[bytes] = []
+
+    def write(self, data: bytes) -> None:
+        if not self._parts:
+            self._loop.call_soon(self._flush)
+        self._parts.append(data)
+
+    def close(self) -> None:
+        self._flush()
+        self._transport.close()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def _flush(self) -> None:
+        if self._parts:
+            parts, self._parts = self._parts, []
+            self._transport.write(b"".join(parts))
+
+
+class _WholeAnswers(HttpToolsProtocol):
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(_Gathering(transport, self.loop))  # type: ignore[arg-type]
 
 
 class Listener:
@@ -46,7 +85,7 @@ class Listener:
         config = uvicorn.Config(
             app,
             interface="asgi3",
-            http="httptools",
+            http=_WholeAnswers,
             ws="none",
             lifespan="off",
             log_config=None,

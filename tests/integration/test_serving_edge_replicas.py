@@ -1,7 +1,10 @@
 """The edge in front of replicas' own ports: asked directly, dropped at their first error, replaced by Ray's ingress."""
 
 import asyncio
+import http.client
 import json
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -14,6 +17,31 @@ from runtime.serving.listener import Listener, bind_in_range
 from runtime.store.records import Replica, ReplicaState, Slot
 from tests.serving_edge import MODEL, Answer, Edge
 from tests.waiting import wait_until
+
+
+def register(
+    edge: Edge,
+    name: str,
+    port: int,
+    *,
+    slot: Slot = "blue",
+    state: ReplicaState = "ready",
+    bundle: str = MODEL.bundle_sha256,
+) -> None:
+    edge.store.register_replica(
+        Replica(
+            replica_id=name,
+            endpoint="e",
+            slot=slot,
+            host="127.0.0.1",
+            port=port,
+            grpc_port=None,
+            bundle_sha256=bundle,
+            state=state,
+            at=time.time(),
+        )
+    )
+    assert edge.loop.poll_now()
 
 
 class StandIn:
@@ -32,20 +60,7 @@ class StandIn:
         self._call(self.listener.start())
 
     def register(self, state: ReplicaState = "ready", bundle: str = MODEL.bundle_sha256) -> None:
-        self._edge.store.register_replica(
-            Replica(
-                replica_id=self.name,
-                endpoint="e",
-                slot=self._slot,
-                host="127.0.0.1",
-                port=self.listener.port,
-                grpc_port=None,
-                bundle_sha256=bundle,
-                state=state,
-                at=time.time(),
-            )
-        )
-        assert self._edge.loop.poll_now()
+        register(self._edge, self.name, self.listener.port, slot=self._slot, state=state, bundle=bundle)
 
     def close(self) -> None:
         self.hold.set()
@@ -122,7 +137,7 @@ def test_a_reload_keeps_the_replicas(edge: Edge, replicas: tuple[StandIn, StandI
 
 def test_what_waits_too_long_in_line_is_refused_at_once(edge: Edge, replicas: tuple[StandIn, StandIn]) -> None:
     serving = edge.config.serving
-    num_taken = serving.max_ongoing_requests + serving.max_queued_requests + 1
+    num_taken = serving.max_ongoing_requests + serving.max_waiting_requests + 1
     one, _ = replicas
     one.register()
     one.hold.clear()
@@ -135,3 +150,38 @@ def test_what_waits_too_long_in_line_is_refused_at_once(edge: Edge, replicas: tu
         statuses = [a.result()[0] for a in asked]
     assert set(statuses) == {200, 429}
     assert statuses.count(200) >= num_taken - 1
+
+
+def test_killed_replicas_cut_no_answer_off(edge: Edge) -> None:
+    statuses: list[int | str] = []
+    stop = threading.Event()
+
+    def keep_asking() -> None:
+        while not stop.is_set():
+            try:
+                statuses.append(edge.send()[0])
+            except (OSError, http.client.HTTPException) as error:
+                statuses.append(repr(error))
+
+    def wait_for(num_more: int) -> None:
+        goal = len(statuses) + num_more
+        wait_until(lambda: len(statuses) >= goal, timeout_s=30)
+
+    ports = edge.cluster.ports
+    command = [sys.executable, "-m", "tests.replica_process", str(ports.listener_min), str(ports.listener_max)]
+    with ThreadPoolExecutor(6) as pool:
+        callers = [pool.submit(keep_asking) for _ in range(6)]
+        try:
+            for number in range(8):
+                with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as replica:
+                    assert replica.stdout is not None
+                    register(edge, str(number), int(replica.stdout.readline()))
+                    wait_for(150)
+                    replica.kill()
+                wait_for(50)
+                edge.store.remove_replica(str(number))
+        finally:
+            stop.set()
+            for caller in callers:
+                caller.result(60)
+    assert [status for status in statuses if status != 200] == []

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from runtime.core.errors import TealError
-from runtime.serving.listener import Listener, bind_in_range
+from runtime.serving.listener import Listener, _Gathering, bind_in_range
 
 
 class App:
@@ -51,7 +51,7 @@ def test_what_was_read_is_answered_before_it_closes() -> None:
         while True:  # until it accepts no more
             try:
                 _, writer = await asyncio.open_connection(listener.host, listener.port)
-            except ConnectionRefusedError:
+            except (ConnectionRefusedError, ConnectionResetError):
                 break
             writer.close()
         assert not stopped.done()
@@ -63,10 +63,38 @@ def test_what_was_read_is_answered_before_it_closes() -> None:
     asyncio.run(asyncio.wait_for(scenario(), 30))
 
 
+class Sink(asyncio.Transport):
+    def __init__(self) -> None:
+        super().__init__()
+        self.written: list[bytes] = []
+        self.is_closed = False
+
+    def write(self, data: Any) -> None:
+        self.written.append(data)
+
+    def close(self) -> None:
+        self.is_closed = True
+
+
+def test_head_and_body_leave_in_one_write() -> None:
+    async def scenario() -> None:
+        sink = Sink()
+        gathering = _Gathering(sink, asyncio.get_running_loop())
+        gathering.write(b"head")
+        gathering.write(b"body")
+        assert sink.written == []
+        await asyncio.sleep(0)
+        assert sink.written == [b"headbody"]
+        gathering.write(b"more")
+        gathering.close()
+        assert (sink.written, sink.is_closed) == ([b"headbody", b"more"], True)
+
+    asyncio.run(scenario())
+
+
 def test_a_taken_port_is_passed_over_and_a_full_range_is_named() -> None:
     port = free_port()
-    with bind_in_range("127.0.0.1", port, port) as bound:
-        bound.listen()
+    with bind_in_range("127.0.0.1", port, port):
         with pytest.raises(TealError, match=rf"within {port}..{port}; widen cluster.ports.listener"):
             bind_in_range("127.0.0.1", port, port)
         with bind_in_range("127.0.0.1", port, port + 3) as other:
