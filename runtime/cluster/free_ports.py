@@ -18,16 +18,19 @@ _taken: set[int] = set()
 
 
 def free_ports() -> PortsConfig:
-    """A PortsConfig whose ports are free now, all within one block that no other call in this process got.
+    """A PortsConfig whose ports are free now, all within one block that no other call in this process got lately.
 
     TealError if there is none. Another process may take one of them before they are bound: `teal up` says so then.
     """
-    blocks = [start for start in BLOCKS if start not in _taken]
-    random.Random(os.getpid() + len(_taken)).shuffle(blocks)
-    for start in blocks:
-        if all(_is_free(port) for port in range(start, start + BLOCK)):
+    for _ in range(2):
+        blocks = [start for start in BLOCKS if start not in _taken]
+        random.Random(os.getpid() + len(_taken)).shuffle(blocks)
+        for start in blocks:
             _taken.add(start)
-            return _layout(start)
+            if all(_is_free(port) for port in range(start, start + BLOCK)):
+                return _layout(start)
+        # Every block was given out once. Who still uses one listens in it.
+        _taken.clear()
     raise TealError(f"no {BLOCK} free ports in a row within {BLOCKS[0]}..{BLOCKS[-1]}; stop what listens there")
 
 

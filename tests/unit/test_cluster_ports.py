@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from runtime.cluster import free_ports as free_ports_module
 from runtime.cluster.free_ports import free_ports
 from runtime.cluster.ports import (
     RANGES,
@@ -107,6 +108,14 @@ def test_default_ports_are_disjoint_and_below_those_of_outgoing_connections() ->
 def test_port_that_cannot_be_bound_is_refused(ports: dict[str, int], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         PortsConfig(**ports)
+
+
+def test_free_ports_do_not_run_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(free_ports_module, "BLOCKS", free_ports_module.BLOCKS[:2])
+    monkeypatch.setattr(free_ports_module, "_taken", set())
+    edges = [free_ports().edge for _ in range(5)]
+    assert len(set(edges)) == 2
+    assert edges[0] != edges[1]
 
 
 def test_free_ports_of_two_calls_are_disjoint() -> None:
