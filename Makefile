@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: setup check test demo bench bench-peers lock clean
+.PHONY: setup check test fuzz demo bench bench-peers lock clean
 
 setup: $(INSTALLED)
 
@@ -23,6 +23,10 @@ check: setup
 
 test: setup
 	$(BIN)/python -m pytest tests/unit tests/integration $(PYTEST_ARGS)
+
+# The property-based tests with examples that `make test` has not seen.
+fuzz: setup
+	$(BIN)/python -m pytest $$(grep -lr "from hypothesis" tests/unit) --hypothesis-profile=fuzz $(PYTEST_ARGS)
 
 demo: setup
 	$(BIN)/teal demo

@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.result import Figure, report  # noqa: E402
-from runtime.config.schema import MonitoringConfig  # noqa: E402
+from runtime.config.monitoring import MonitoringConfig  # noqa: E402
 from runtime.data.accumulate import Accumulator  # noqa: E402
 from runtime.data.counts import NUM_BINS, Counts, Float32s, Float64s, Int64s  # noqa: E402
 from runtime.data.encoding import Encoded, Encoding  # noqa: E402

@@ -26,8 +26,9 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.result import Figure, report
 from runtime.cluster.free_ports import free_ports
+from runtime.config.cluster import ClusterConfig
 from runtime.config.compose import compose
-from runtime.config.schema import ClusterConfig, Config
+from runtime.config.schema import Config
 from runtime.rollout import traffic
 from runtime.serving.edge_files import EdgeFiles
 from runtime.serving.edge_loop import EdgeLoop

@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from benchmarks.wrk import JSON, Contestant
-from runtime.config.schema import Config, EdgeConfig
+from runtime.config.schema import Config
+from runtime.config.serving import EdgeConfig
 from runtime.core.errors import TealError
 from runtime.store.records import ModelVersion
 

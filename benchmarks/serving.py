@@ -35,7 +35,7 @@ from benchmarks.running_teal import (  # noqa: E402
 )
 from benchmarks.wrk import JSON, Contestant, Measured, median, run_wrk, write_script  # noqa: E402
 from runtime.cluster.free_ports import free_ports  # noqa: E402
-from runtime.config.schema import PortsConfig  # noqa: E402
+from runtime.config.cluster import PortsConfig  # noqa: E402
 from runtime.core.errors import TealError  # noqa: E402
 from tests.serving_example import example_config, example_model_version, example_row  # noqa: E402
 

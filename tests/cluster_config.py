@@ -2,21 +2,20 @@
 
 from pathlib import Path
 
+from runtime.config.cluster import ClusterConfig, PortsConfig
+from runtime.config.monitoring import MonitoringConfig
+from runtime.config.rollout import RolloutConfig
 from runtime.config.schema import (
-    ClusterConfig,
     ColumnConfig,
     Config,
     DataConfig,
     GateConfig,
     ModelConfig,
-    MonitoringConfig,
     PathsConfig,
-    PortsConfig,
-    RolloutConfig,
-    ServingConfig,
     TrainingConfig,
     TuneConfig,
 )
+from runtime.config.serving import ServingConfig
 
 
 def cluster_config(home: Path, *, ports: PortsConfig | None = None, host: str = "127.0.0.1") -> Config:

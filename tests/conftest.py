@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from runtime.cluster.free_ports import free_ports
 from runtime.config.schema import Config
@@ -18,6 +19,11 @@ Teal = Callable[..., subprocess.CompletedProcess[str]]
 # Otherwise a call of Ray's from a process that has not joined starts a cluster of its own, and hides the mistake.
 os.environ["RAY_ENABLE_AUTO_CONNECT"] = "0"
 
+
+# The same examples each time, so that a commit which passed stays green; `make fuzz` looks for new ones.
+settings.register_profile("repeatable", derandomize=True)
+settings.register_profile("fuzz", derandomize=False, print_blob=True)
+settings.load_profile("repeatable")
 
 _running: list[Config] = []
 

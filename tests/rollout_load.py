@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from aiohttp import web
 
-from runtime.config.schema import ClusterConfig
+from runtime.config.cluster import ClusterConfig
 from runtime.telemetry.latency import count_latencies
 from tests.serving_edge import Edge, Ingress
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from runtime.config.schema import RolloutConfig, RolloutMetricConfig
+from runtime.config.rollout import RolloutConfig, RolloutMetricConfig
 from runtime.rollout import commands
 from runtime.rollout.controller import Controller, Done
 from runtime.rollout.readings import Counted, Reading, Source

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from runtime.config.schema import ClusterConfig
+from runtime.config.cluster import ClusterConfig
 from runtime.serving.edge_files import EdgeFiles
 from runtime.serving.edge_loop import EdgeLoop
 from runtime.serving.edge_process import EdgeProcess

@@ -8,20 +8,20 @@ import pyarrow as pa
 import torch
 
 from runtime.cluster.free_ports import free_ports
+from runtime.config.cluster import ClusterConfig
+from runtime.config.monitoring import MonitoringConfig
+from runtime.config.rollout import RolloutConfig
 from runtime.config.schema import (
-    ClusterConfig,
     ColumnConfig,
     Config,
     DataConfig,
     GateConfig,
     ModelConfig,
-    MonitoringConfig,
     PathsConfig,
-    RolloutConfig,
-    ServingConfig,
     TrainingConfig,
     TuneConfig,
 )
+from runtime.config.serving import ServingConfig
 from runtime.core.clock import utc_now
 from runtime.data.encoding import Encoding
 from runtime.data.profile import build_profile

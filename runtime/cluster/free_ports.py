@@ -6,7 +6,7 @@ import socket
 from dataclasses import fields
 
 from runtime.cluster.ports import RANGES
-from runtime.config.schema import PortsConfig
+from runtime.config.cluster import PortsConfig
 from runtime.core.errors import TealError
 
 # Below 32768, as outgoing connections take theirs from above; apart from the ranges that clusters use by default.

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from runtime.cluster.processes import PROC, open_files, read_process
-from runtime.config.schema import PortsConfig
+from runtime.config.cluster import PortsConfig
 from runtime.core.errors import TealError
 
 LISTEN = "0A"

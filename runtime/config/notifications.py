@@ -3,10 +3,9 @@
 from dataclasses import field
 from typing import Literal
 
-from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
-STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
+from runtime.config.strict import STRICT
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, config=STRICT)

@@ -158,7 +158,7 @@ def _reason(column: ColumnConfig, value: Any) -> str:
         return "must be a finite 32-bit number"
     if column.type == "binary" and value not in (0, 1):
         return "must be 0 or 1"
-    if column.type == "integer" and (not math.isfinite(value) or value != int(value) or abs(value) > INT64_MAX):
+    if column.type == "integer" and (not -INT64_MAX - 1 <= value <= INT64_MAX or value != int(value)):
         return "must be an integer of 64 bits"
     if column.minimum is not None and value < column.minimum:
         return f"must be at least {column.minimum:g}"

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from runtime.config.schema import MonitoringConfig
+from runtime.config.monitoring import MonitoringConfig
 from runtime.data.counts import Counts
 from runtime.monitoring.deltas import Series, counts_from_json, counts_json
 from runtime.monitoring.detector import DriftDetector

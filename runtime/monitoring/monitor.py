@@ -12,7 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from runtime.config.schema import MonitoringConfig
+from runtime.config.monitoring import MonitoringConfig
 from runtime.core.errors import ContractError, NotFoundError, TealError
 from runtime.data.profile import Profile
 from runtime.monitoring.deltas import Delta, Series, Tally

@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
-from runtime.config.schema import MonitoringConfig
+from runtime.config.monitoring import MonitoringConfig
 from runtime.core.errors import ContractError, TealError
 from runtime.data.profile import Profile
 from runtime.monitoring.deltas import Series, Tally

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from runtime.config.schema import RolloutConfig
+from runtime.config.rollout import RolloutConfig
 from runtime.core.errors import ConflictError, NotFoundError, RefusedError, UsageError
 from runtime.rollout.controller import APPROVAL_KIND, apply_action, view_of
 from runtime.rollout.decisions import operator_action

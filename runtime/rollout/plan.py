@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from runtime.config.schema import RolloutConfig, RolloutMetricConfig
+from runtime.config.rollout import RolloutConfig, RolloutMetricConfig
 from runtime.core.errors import ConfigError
 from runtime.rollout.analysis import AnalysisPlan, Metric
 from runtime.rollout.evidence import expected_canary_requests_below, expected_canary_rows, expected_requests

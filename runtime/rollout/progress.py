@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from runtime.config.schema import RolloutConfig
+from runtime.config.rollout import RolloutConfig
 from runtime.core.errors import ContractError
 from runtime.rollout.analysis import Analysis, MetricCounts
 from runtime.rollout.event_counts import LatencyPast

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from runtime.config.schema import RolloutConfig
+from runtime.config.rollout import RolloutConfig
 from runtime.rollout.analysis import MetricCounts
 from runtime.rollout.event_counts import EventCounts, LatencyPast, ValueSums
 from runtime.rollout.plan import score_names

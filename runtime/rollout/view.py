@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from runtime.config.schema import RolloutConfig
+from runtime.config.rollout import RolloutConfig
 from runtime.rollout.phases import UNDER_WAY, Phase
 from runtime.rollout.plan import Step
 from runtime.store.records import FULL_SHARE, EndpointState

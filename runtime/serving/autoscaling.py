@@ -7,7 +7,7 @@ Serve counts only what comes its own way; the edge sends straight to the replica
 import math
 from typing import Any
 
-from runtime.config.schema import ServingConfig
+from runtime.config.serving import ServingConfig
 from runtime.store.records import FULL_SHARE
 
 DEPLOYMENT = "SlotReplica"

@@ -4,7 +4,7 @@ which slot gets it. Text out; each part takes the function that words a refusal.
 
 from collections.abc import Callable
 
-from runtime.config.schema import EdgeConfig
+from runtime.config.serving import EdgeConfig
 from runtime.serving.edge_files import EdgeFiles
 from runtime.store.principals import ANONYMOUS
 from runtime.store.records import FULL_SHARE

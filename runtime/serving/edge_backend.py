@@ -7,7 +7,7 @@ gRPC goes to the replicas alone.
 
 from collections.abc import Sequence
 
-from runtime.config.schema import ClusterConfig
+from runtime.config.cluster import ClusterConfig
 from runtime.serving.edge_grpc import grpc_app
 from runtime.serving.edge_replies import INTERNAL_ERRORS, grpc_internal_errors, grpc_reply, reply
 from runtime.serving.edge_servers import NO_ADDRESS, NUM_PLACES, PLACE

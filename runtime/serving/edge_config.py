@@ -7,7 +7,8 @@ time. What is here changes only when an endpoint or a slot comes or goes.
 
 from collections.abc import Sequence
 
-from runtime.config.schema import ClusterConfig, EdgeConfig, ServingConfig
+from runtime.config.cluster import ClusterConfig
+from runtime.config.serving import EdgeConfig, ServingConfig
 from runtime.core.errors import ConfigError
 from runtime.serving.edge_backend import render_backend
 from runtime.serving.edge_files import EdgeFiles

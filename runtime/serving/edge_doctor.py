@@ -4,7 +4,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from runtime.cluster.doctor import Finding
-from runtime.config.schema import Config, EdgeConfig, is_loopback
+from runtime.config.schema import Config
+from runtime.config.serving import EdgeConfig, is_loopback
 from runtime.core.clock import utc_now
 from runtime.core.errors import TealError, UnreachableError
 from runtime.serving.edge_files import EdgeFiles

@@ -6,7 +6,8 @@ Rules stand in the order in which a request may be refused: its form, its sender
 import json
 from collections.abc import Sequence
 
-from runtime.config.schema import ClusterConfig, EdgeConfig
+from runtime.config.cluster import ClusterConfig
+from runtime.config.serving import EdgeConfig
 from runtime.serving.edge_access import (
     render_access,
     render_access_log,

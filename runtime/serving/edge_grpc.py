@@ -6,7 +6,8 @@ Inference Protocol. That is readable where the message is not compressed.
 
 from collections.abc import Sequence
 
-from runtime.config.schema import ClusterConfig, EdgeConfig
+from runtime.config.cluster import ClusterConfig
+from runtime.config.serving import EdgeConfig
 from runtime.serving.edge_access import (
     render_access,
     render_access_log,

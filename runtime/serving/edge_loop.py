@@ -13,7 +13,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from runtime.config.schema import ClusterConfig, EdgeConfig, ServingConfig
+from runtime.config.cluster import ClusterConfig
+from runtime.config.serving import EdgeConfig, ServingConfig
 from runtime.core.clock import utc_now
 from runtime.core.errors import TealError, UnreachableError
 from runtime.serving.edge_config import render_config

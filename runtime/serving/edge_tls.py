@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from runtime.config.schema import EdgeConfig
+from runtime.config.serving import EdgeConfig
 from runtime.core.errors import ConfigError, TealError
 from runtime.core.files import write_atomic
 from runtime.serving.edge_files import EdgeFiles

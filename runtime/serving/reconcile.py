@@ -14,7 +14,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from runtime.config.schema import ClusterConfig, Config, ServingConfig
+from runtime.config.cluster import ClusterConfig
+from runtime.config.schema import Config
+from runtime.config.serving import ServingConfig
 from runtime.core.errors import ConflictError, TealError, UnreachableError
 from runtime.core.files import write_atomic
 from runtime.serving.autoscaling import deployment_options, least_replicas

@@ -58,7 +58,6 @@ class SlotService:
         secret: str,
         payload: DeltaLog[Answer],
         feedback: DeltaLog[Feedback],
-        on_shutdown: Callable[[], None] = lambda: None,
         payload_fraction: float = 1.0,
         max_batch_rows: int = 0,
         max_waiting_rows: int = 8192,
@@ -78,7 +77,6 @@ class SlotService:
         self._payload = payload
         self._feedback = feedback
         self._taken_dropped = 0
-        self._on_shutdown = on_shutdown
         self._headers: tuple[Header, ...] = (
             (b"x-model-version", identity.model_label.encode()),
             (b"x-data-version", identity.data_version.encode()),
@@ -125,9 +123,6 @@ class SlotService:
         return hmac.compare_digest(secret, self._secret)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "lifespan":
-            await self._live(receive, send)
-            return
         if scope["type"] != "http":
             raise RuntimeError(f"a {scope['type']} connection is not served")
         at_ns = time.time_ns()
@@ -237,16 +232,6 @@ class SlotService:
             "model_version": self.identity.model_label,
         }
         logger.error(encode_json(fields).decode(), exc_info=has_trace)
-
-    async def _live(self, receive: Receive, send: Send) -> None:
-        while True:
-            message = await receive()
-            if message["type"] == "lifespan.startup":
-                await send({"type": "lifespan.startup.complete"})
-            elif message["type"] == "lifespan.shutdown":
-                self._on_shutdown()
-                await send({"type": "lifespan.shutdown.complete"})
-                return
 
 
 _INTERNAL = RequestFault(500, "internal", "the replica failed; its log says why")

@@ -17,7 +17,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from runtime.config.schema import EdgeConfig
+from runtime.config.serving import EdgeConfig
 from runtime.governance.principals import allow, issue_token
 from runtime.serving.edge_files import touch_hint
 from runtime.serving.edge_tls import ensure_development_certificate, read_certificate

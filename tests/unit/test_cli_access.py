@@ -11,7 +11,7 @@ from typer.testing import CliRunner, Result
 from runtime.cli.context import saved_config_path
 from runtime.cli.main import app
 from runtime.config.compose import save_config
-from runtime.config.schema import EdgeConfig
+from runtime.config.serving import EdgeConfig
 from runtime.core.errors import RefusedError, UsageError
 from runtime.governance.principals import token_sha256
 from runtime.serving.edge_files import EdgeFiles

@@ -19,7 +19,7 @@ from runtime.cluster.ports import (
     port_owner,
     single_ports,
 )
-from runtime.config.schema import PortsConfig
+from runtime.config.cluster import PortsConfig
 from runtime.core.errors import TealError
 
 HEADER = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n"

@@ -10,7 +10,7 @@ import pytest
 from runtime.cluster.places import ClusterPlaces
 from runtime.cluster.processes import Process, read_process
 from runtime.cluster.state import ClusterState, cluster_lock, read_state, write_state
-from runtime.config.schema import PortsConfig
+from runtime.config.cluster import PortsConfig
 from runtime.core.errors import ConflictError, TealError
 
 

@@ -109,6 +109,8 @@ def test_absent_means_null_where_nullable() -> None:
         ({"n": math.nan}, "n", "must be an integer of 64 bits"),
         ({"n": None}, "n", "must not be null"),
         ({"n": 2**63}, "n", "must be an integer of 64 bits"),
+        ({"n": 10**400}, "n", "must be an integer of 64 bits"),
+        ({"n": math.inf}, "n", "must be an integer of 64 bits"),
         ({"n": 2**61}, "n", "must be at most 1.15292e+18"),
         ({"n": False}, "n", "must be an integer"),
         ({"flag": 2}, "flag", "must be 0 or 1"),

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from runtime.config.schema import MonitoringConfig
+from runtime.config.monitoring import MonitoringConfig
 from runtime.core.errors import ContractError, NotFoundError
 from runtime.data.accumulate import Accumulator
 from runtime.data.encoding import Encoded, Encoding

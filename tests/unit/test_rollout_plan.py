@@ -5,7 +5,7 @@ import math
 import pytest
 
 from runtime.config.compose import compose
-from runtime.config.schema import RolloutConfig, RolloutMetricConfig
+from runtime.config.rollout import RolloutConfig, RolloutMetricConfig
 from runtime.core.errors import ConfigError
 from runtime.rollout.plan import analysis_plan, check_plan, outlook, plan_from_json, plan_to_json, steps_of
 from tests.rollout_world import Site, example_plan

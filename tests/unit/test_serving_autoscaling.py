@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from ray.serve.config import AutoscalingConfig
 
-from runtime.config.schema import ServingConfig
+from runtime.config.serving import ServingConfig
 from runtime.serving.autoscaling import deployment_options, least_replicas, wanted_replicas
 
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from runtime.config.schema import ClusterConfig, EdgeConfig, ServingConfig
+from runtime.config.cluster import ClusterConfig
+from runtime.config.serving import EdgeConfig, ServingConfig
 from runtime.core.errors import ConfigError
 from runtime.serving.edge_config import render_config
 from runtime.serving.edge_files import MAX_SOCKET_PATH, EdgeFiles

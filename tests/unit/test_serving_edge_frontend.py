@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from runtime.cluster.doctor import Status
-from runtime.config.schema import ClusterConfig, EdgeConfig, ServingConfig
+from runtime.config.cluster import ClusterConfig
+from runtime.config.serving import EdgeConfig, ServingConfig
 from runtime.core.errors import ConfigError, TealError
 from runtime.serving import edge_tls
 from runtime.serving.edge_config import render_config

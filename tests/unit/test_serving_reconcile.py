@@ -6,7 +6,8 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from runtime.config.schema import ClusterConfig, ServingConfig
+from runtime.config.cluster import ClusterConfig
+from runtime.config.serving import ServingConfig
 from runtime.serving.reconcile import _is_applied, _reason, _settings_of, render_serve_config
 from runtime.serving.replica import ReplicaArguments
 from runtime.store.records import EndpointState, ModelVersion, SlotState
