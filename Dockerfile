@@ -20,7 +20,7 @@ COPY configs ./configs
 COPY jobs ./jobs
 
 # In place, as configs/ and jobs/ lie beside the package.
-RUN pip install --constraint constraints.txt --extra-index-url ${TORCH_INDEX} --editable ".[example]"
+RUN pip install --constraint constraints.txt --extra-index-url ${TORCH_INDEX} --editable ".[example,postgres]"
 
 USER teal
 

@@ -20,7 +20,7 @@ from runtime.data.flights import flight_rows
 from runtime.data.profile import Profile, build_profile
 from runtime.monitoring.detector import DetectorConfig, DriftDetector, fold_cells
 from runtime.monitoring.references import profile_reference
-from runtime.pipeline.drift_replay import count_rows
+from runtime.monitoring.training_rows import count_rows
 
 ROWS_PER_TICK = 1_000
 MONTH_TICKS = 30 * 24 * 360

@@ -30,6 +30,7 @@ from runtime.data.counts import NUM_BINS, Counts, Float32s, Float64s, Int64s  # 
 from runtime.data.encoding import Encoded, Encoding  # noqa: E402
 from runtime.data.profile import Profile, build_profile  # noqa: E402
 from runtime.monitoring.monitor import Monitor  # noqa: E402
+from runtime.store.control import ControlStore  # noqa: E402
 from runtime.telemetry.latency import count_latencies  # noqa: E402
 
 NUM_FEATURES = 30
@@ -41,7 +42,12 @@ NUM_REPLICAS = 200
 NUM_WIDE_FEATURES = 100
 ROWS_A_SECOND = 20
 """Of each replica."""
-DAY_TICKS = 8640
+DAY_S = 86_400
+NUM_ENDPOINT_REPLICAS = 4
+REPLICA_LIFE_S = 1_000
+VERSION_LIFE_S = 20_000
+WRITE_S = 5
+"""Of the simulated day."""
 KLL_PYTHON = ROOT / ".bench" / "kll" / "bin" / "python"
 KLL = """
 import sys, time, json
@@ -73,8 +79,9 @@ def main() -> int:
     profile = draw_profile(NUM_FEATURES)
     ours, histogram, kll = measure_rows(profile), measure_histogram(profile), measure_kll()
     ratio, rates = measure_throughput(rounds=20 if arguments.quick else 120, requests=100)
-    core, merged = measure_merging(seconds=5 if arguments.quick else 20)
-    growth, memory = measure_memory(DAY_TICKS // 12 if arguments.quick else DAY_TICKS)
+    with tempfile.TemporaryDirectory() as home:
+        core, merged = measure_merging(f"sqlite:///{home}/control.db", seconds=10 if arguments.quick else 60)
+    growth, memory = measure_memory(DAY_S // 12 if arguments.quick else DAY_S)
     figures = [
         Figure(name=f"us_per_row_batch{batch}", value=ours[batch], unit="us", target=ROW_TARGETS_US[batch], op="<=")
         for batch in BATCHES
@@ -251,69 +258,92 @@ def messages(profile: Profile, num_replicas: int, rows: int) -> list[dict[str, A
     return found
 
 
-def measure_merging(*, seconds: int) -> tuple[float, dict[str, float]]:
-    """Share of a core that 200 deltas of 100 features a second take, ticks and files included."""
+def open_store(url: str) -> ControlStore:
+    store = ControlStore(url)
+    store.create_schema()
+    return store
+
+
+def measure_merging(url: str, *, seconds: int) -> tuple[float, dict[str, float]]:
+    """Share of a core that 200 deltas of 100 features a second take, writing them down and the ticks included.
+
+    As the actor does it: the deltas of a second are written together. The database's own process, where it has one, is
+    not in it; `longest_write_ms` is the most that a transaction kept other writers waiting.
+    """
     profile = draw_profile(NUM_WIDE_FEATURES)
-    with tempfile.TemporaryDirectory() as home:
-        now = [1_700_000_000.0]
-        monitor = Monitor(Path(home) / "monitor", MonitoringConfig(), lambda _: profile, clock=lambda: now[0])
-        sent = messages(profile, NUM_REPLICAS, ROWS_A_SECOND)
-        pickled = [pickle.dumps(message, protocol=5) for message in sent]
-        size = sum(map(len, pickled)) / len(pickled)
-        ingested = ticked = 0.0
-        for second in range(1, seconds + 1):
-            now[0] += 1
-            started = time.process_time()
-            for content in pickled:
-                message = pickle.loads(content)
-                message["sequence"] = second
-                monitor.ingest(message)
-            ingested += time.process_time() - started
-            if second % 10 == 0 or second == seconds:
-                started = time.process_time()
-                monitor.tick()
-                ticked += time.process_time() - started
-        (entry,) = monitor.status()["entries"]
-        assert entry["rows"] == seconds * NUM_REPLICAS * ROWS_A_SECOND
-        monitor.close()
-    return (ingested + ticked) / seconds, {
-        "ingest_cores": ingested / seconds,
-        "tick_cores": ticked / seconds,
-        "bytes_a_delta": size,
+    now = [1_700_000_000.0]
+    store = open_store(url)
+    monitor = Monitor(store, MonitoringConfig(), lambda _: profile, clock=lambda: now[0])
+    pickled = [pickle.dumps(message, protocol=5) for message in messages(profile, NUM_REPLICAS, ROWS_A_SECOND)]
+    spent = {"ingest": 0.0, "write": 0.0, "tick": 0.0}
+    longest = {"write": 0.0, "tick": 0.0}
+
+    def timed(what: str, call: Callable[[], object]) -> None:
+        started, began = time.process_time(), time.perf_counter()
+        call()
+        spent[what] += time.process_time() - started
+        if what in longest:
+            longest[what] = max(longest[what], time.perf_counter() - began)
+
+    def take_in(second: int) -> None:
+        for content in pickled:
+            monitor.offer(pickle.loads(content) | {"sequence": second})
+
+    for second in range(1, seconds + 1):
+        now[0] += 1
+        timed("ingest", lambda second=second: take_in(second))  # type: ignore[misc]
+        timed("write", monitor.write)
+        if second % 10 == 0 or second == seconds:
+            timed("tick", monitor.tick)
+    (entry,) = monitor.status()["entries"]
+    assert entry["rows"] == seconds * NUM_REPLICAS * ROWS_A_SECOND
+    store.close()
+    return sum(spent.values()) / seconds, {
+        **{f"{name}_cores": value / seconds for name, value in spent.items()},
+        **{f"longest_{name}_ms": value * 1000 for name, value in longest.items()},
+        "bytes_a_delta": sum(map(len, pickled)) / len(pickled),
     }
 
 
-def measure_memory(num_ticks: int) -> tuple[float, dict[str, float]]:
-    """Growth of the process from the end of the first simulated hour on; replicas come and go all the time."""
+def measure_memory(seconds: int) -> tuple[float, dict[str, Any]]:
+    """Growth of the process from the end of the second simulated hour on; replicas and versions come and go.
+
+    Each second brings a delta, each five a write, each ten a tick, each hour somebody who asks for the whole
+    report and for Prometheus' samples. The first two hours fill what is bounded: ticks, windows, caches.
+    """
     profile = draw_profile(NUM_FEATURES)
-    sent = messages(profile, 4, ROWS_A_SECOND)
+    sent = messages(profile, NUM_ENDPOINT_REPLICAS, ROWS_A_SECOND)
     now = [1_700_000_000.0]
     with tempfile.TemporaryDirectory() as home:
-        monitor = Monitor(Path(home) / "monitor", MonitoringConfig(), lambda _: profile, clock=lambda: now[0])
+        store = open_store(f"sqlite:///{home}/control.db")
+        monitor = Monitor(store, MonitoringConfig(), lambda _: profile, clock=lambda: now[0])
         sizes = []
-        for tick in range(num_ticks):
-            for replica, message in enumerate(sent):
-                version = 1 + tick // 2000
-                monitor.ingest(
-                    message
-                    | {
-                        "sequence": tick,
-                        "replica": f"r{replica}-{tick // 100}",
-                        "slot": ("blue", "green")[replica % 2],
-                        "model_version": f"wide:{version}",
-                    }
-                )
-            now[0] += 10
-            monitor.tick()
-            if (tick + 1) % 360 == 0:
+        for second in range(1, seconds + 1):
+            now[0] += 1
+            replica = second % NUM_ENDPOINT_REPLICAS
+            monitor.offer(
+                sent[replica]
+                | {
+                    "sequence": second,
+                    "replica": f"r{replica}-{second // REPLICA_LIFE_S}",
+                    "slot": ("blue", "green")[replica % 2],
+                    "model_version": f"wide:{1 + second // VERSION_LIFE_S}",
+                }
+            )
+            if second % WRITE_S == 0:
+                monitor.write()
+            if second % 10 == 0:
+                monitor.tick()
+            if second % 3600 == 0:
                 monitor.report("wide")
+                monitor.samples()
                 sizes.append(resident_mb())
-        disk = sum(path.stat().st_size for path in (Path(home) / "monitor").iterdir()) / 1e6
-        monitor.close()
-    return max(sizes) - sizes[min(1, len(sizes) - 1)], {
-        "first_hour_mb": sizes[0],
-        "last_hour_mb": sizes[-1],
-        "hours": num_ticks / 360,
+        store.close()
+        disk = (Path(home) / "control.db").stat().st_size / 1e6
+    settled = sizes[min(1, len(sizes) - 1) :]
+    return max(settled) - settled[0], {
+        "hours": seconds / 3600,
+        "mb_after_each_hour": sizes,
         "disk_mb": disk,
     }
 

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 HERE = Path(__file__).parent
-BENCHMARKS = ("serving", "serving_rows", "drift_statistics", "monitoring", "rollout_statistics", "rollout")
+BENCHMARKS = ("serving", "serving_rows", "replica", "drift_statistics", "monitoring", "rollout_statistics", "rollout")
 RESULTS = HERE.parent / ".bench" / "results"
 
 

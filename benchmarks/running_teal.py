@@ -29,6 +29,9 @@ class RunningTeal:
     def url(self, endpoint: str) -> str:
         return f"http://{self.config.cluster.host}:{self.config.cluster.ports.edge}/v1/models/{endpoint}:predict"
 
+    def infer_url(self, endpoint: str) -> str:
+        return f"http://{self.config.cluster.host}:{self.config.cluster.ports.edge}/v2/models/{endpoint}/infer"
+
     def ray_url(self, app: str) -> str:
         return f"http://{self.config.cluster.host}:{self.config.cluster.ports.serve}/{app}"
 

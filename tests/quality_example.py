@@ -4,24 +4,27 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from deltalake import write_deltalake
 
+from runtime.config.alerting import TriggerConfig
 from runtime.config.compose import compose
 from runtime.config.schema import ColumnConfig, Config
 from runtime.core.ids import format_uuid7
 from runtime.data.counts import count_scores
 from runtime.data.metrics import Floats, log_losses
+from runtime.monitoring.alerts import Alert
 from runtime.monitoring.calibration import fit_calibration
 from runtime.monitoring.cbpe import estimate_quality
 from runtime.monitoring.concept import LossReference
 from runtime.monitoring.quality_figures import measure
 from runtime.pipeline.quality_reference import QualityReference
 from runtime.serving.payload import feedback_uri, payload_uri
-from runtime.store.control import ControlStore
 from runtime.store.records import DataVersion, ModelVersion
+from runtime.store.rollouts import RolloutStore
 from tests.cluster_config import cluster_config
 
 ENDPOINT = "flights"
@@ -42,7 +45,7 @@ COLUMNS = {
 @dataclass(kw_only=True)
 class World:
     config: Config
-    store: ControlStore
+    store: RolloutStore
     num_logged: int = 0
 
     @classmethod
@@ -57,7 +60,7 @@ class World:
             quality=replace(config.quality, min_slice_rows=50, loss_batch_s=100.0),
             alerts=alerts,
         )
-        store = ControlStore.of(config.paths)
+        store = RolloutStore.of(config.paths)
         store.create_schema()
         world = cls(config=config, store=store)
         world.add_data_version(0)
@@ -162,3 +165,33 @@ def make_reference(label: str) -> QualityReference:
 
 def moment(day: float) -> float:
     return (START + timedelta(days=day)).timestamp()
+
+
+def with_triggers(world: World, **triggers: TriggerConfig) -> World:
+    config = replace(world.config, continuous=replace(world.config.continuous, triggers=triggers, cooldown_s=0.0))
+    return World(config=config, store=world.store)
+
+
+def save_alert(store: RolloutStore, **change: Any) -> Alert:
+    values: dict[str, Any] = {
+        "id": "a1",
+        "rule": "quality_decay",
+        "signal": "auc_loss",
+        "endpoint": ENDPOINT,
+        "slot": "blue",
+        "model_version": "flights:1",
+        "phase": "firing",
+        "severity": "page",
+        "value": 0.05,
+        "threshold": 0.02,
+        "detail": "0.75 to 0.70",
+        "impact": "auc_loss",
+        "runbook": "x",
+        "since": 50.0,
+        "seen_at": 100.0,
+        "fired_at": 100.0,
+    }
+    alert = Alert(**(values | change))
+    state = {name: getattr(alert, name) for name in Alert.__slots__}
+    store.save_alerts({alert.key: state}, at=100.0)
+    return alert

@@ -1,6 +1,8 @@
 """A rollout's surroundings for tests: a clock that is moved by hand, slots and counters that a test sets."""
 
+import math
 import time
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,8 @@ import numpy as np
 from runtime.config.rollout import RolloutConfig, RolloutMetricConfig
 from runtime.rollout import commands
 from runtime.rollout.controller import Controller, Done
-from runtime.rollout.readings import Counted, Reading, Source
+from runtime.rollout.labels import Labelled, LossSums, Span, sum_losses
+from runtime.rollout.readings import Counted, FailedKeys, Reading, Source
 from runtime.store.records import SLOTS, EndpointState, ModelVersion, Slot
 from runtime.store.rollouts import Rollout, RolloutStore
 from runtime.telemetry.latency import count_latencies
@@ -72,6 +75,13 @@ class FakeWorld:
         self.slowdown = dict.fromkeys(SLOTS, 1.0)
         self.score = dict.fromkeys(SLOTS, 0.4)
         self.down: set[str] = set()
+        self.room: dict[Slot, int] = dict.fromkeys(SLOTS, 10_000)
+        self.late_s = 0.0
+        """By which the monitor is behind the replicas."""
+        self.failed_keys: FailedKeys | None = None
+        self.labelled: Labelled | None = None
+        self.wanted: dict[Slot, int] = {}
+        """Capacity in basis points, as there is and as it was asked for."""
         self.silent: set[str] = set()
         self.edges_follow = True
         self.counted: dict[str, dict[str, Counted]] = {
@@ -92,7 +102,29 @@ class FakeWorld:
         slots: dict[str, Counted] = {
             slot: {name: list(cells) for name, cells in self.counted[slot][source].items()} for slot in SLOTS
         }
-        return Reading(source=source, at=now, generation=endpoint.generation, epoch="1", slots=slots)
+        complete_until = now - self.late_s if source == "replicas" else math.inf
+        return Reading(
+            source=source,
+            at=now,
+            generation=endpoint.generation,
+            epoch="1",
+            slots=slots,
+            complete_until=complete_until,
+        )
+
+    def read_failed_keys(self, _endpoint: EndpointState) -> FailedKeys | None:
+        return self.failed_keys
+
+    def read_losses(self, _endpoint: EndpointState, spans: Sequence[Span], kinds: Collection[str]) -> LossSums | None:
+        if self.labelled is None:
+            return None
+        models = {"blue": f"{ENDPOINT}:1", "green": f"{ENDPOINT}:2"}
+        return sum_losses(self.labelled, spans, kinds, models)
+
+    def ask_capacity(self, _endpoint: EndpointState, wanted: Mapping[Slot, int]) -> str | None:
+        self.wanted = dict(wanted)
+        lacking = {slot: share for slot, share in wanted.items() if share > self.room[slot]}
+        return f"no room for {lacking}" if lacking else None
 
     def traffic_changed(self) -> None:
         return

@@ -31,6 +31,7 @@ class Ingress:
     def __init__(self, cluster: ClusterConfig) -> None:
         self.status = 200
         self.num_requests = 0
+        self.last: dict[str, Any] = {}
         self.is_ours = True
         self.routes = {"/e-blue": "e-blue", "/e-green": "e-green"}
         self._cluster = cluster
@@ -66,6 +67,7 @@ class Ingress:
         self.num_requests += 1
         headers = [(name.lower(), value) for name, value in request.headers.items()]
         seen = {"path": request.path, "headers": dict(headers), "num_headers": len(headers), "size": len(body)}
+        self.last = seen
         own = {"x-model-version": "m:1"} if self.is_ours else {}
         return web.json_response(seen, status=self.status, headers=own)
 

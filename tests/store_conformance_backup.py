@@ -11,6 +11,7 @@ import pytest
 
 from runtime.core.errors import ConflictError, NotFoundError, RefusedError, TealError, UsageError
 from runtime.store.control import ControlStore
+from runtime.store.principals import Rights
 from runtime.store.restoring import RESTORE_STEP
 from tests.store_conformance import StoreTests, deploy_two
 
@@ -55,6 +56,35 @@ class BackupConformance(StoreTests):
         store.restore(tmp_path / "c.jsonl", actor="bob", force=True)
         store.enqueue("news", {}, at=2.0)
         assert (len(store.pending("hook", now=9)), store.verify_audit().faults) == (3, [])
+
+    def test_a_restore_is_no_way_back_for_a_token_that_was_revoked(
+        self, store: ControlStore, other: ControlStore, tmp_path: Path
+    ) -> None:
+        self.fill(store)
+        rights = Rights(roles=("predict",), endpoints=None, rate=None)
+        for number in ("1", "2", "3"):
+            store.issue_token(
+                f"caller{number}", rights, token_id=number, sha256=f"s{number}", expires_at=None, actor="ann"
+            )
+        store.revoke_tokens(["1"], actor="ann")
+        store.backup(tmp_path / "b.jsonl")
+        store.revoke_tokens(["2"], actor="ann", reason="leaked")
+        revoked = {token.id: token.revoked_at for token in store.tokens()}
+        store.set_rights("caller3", Rights(roles=("feedback",), endpoints=("flights",), rate=1), actor="ann")
+        store.issue_token("caller4", rights, token_id="4", sha256="s4", expires_at=None, actor="ann")
+
+        restored = store.restore(tmp_path / "b.jsonl", actor="bob", force=True)
+        assert (restored.kept_revocations, restored.restored_rights) == (("2",), ("caller3",))
+        assert restored.num_unchecked_tokens == 0
+        assert [grant.token_sha256 for grant in store.grants()] == ["s3"]
+        assert {token.id: token.revoked_at for token in store.tokens()} == {key: revoked[key] for key in "123"}
+        assert store.transitions()[-1].detail["kept_revocations"] == ["2"]
+        assert store.verify_audit().faults == []
+
+        # Where the store was lost nobody knows what was revoked since, and who restores is told so.
+        lost = other.restore(tmp_path / "b.jsonl", actor="bob")
+        assert (lost.kept_revocations, lost.num_unchecked_tokens) == ((), 2)
+        assert lost.at == restored.at != ""
 
     def test_a_backup_under_load_is_of_one_moment(
         self, store: ControlStore, other: ControlStore, url: str, tmp_path: Path

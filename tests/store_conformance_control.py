@@ -9,7 +9,7 @@ import pytest
 from runtime.core.errors import ConflictError, NotFoundError, RefusedError, UsageError
 from runtime.store.control import ControlStore
 from runtime.store.database import NUM_ATTEMPTS, VictimError, retried
-from runtime.store.records import Answer, Lease, Replica
+from runtime.store.records import Answer, EdgeLimits, Lease, Replica
 from tests.store_conformance import StoreTests, all_at_once, deploy_two, model
 
 
@@ -252,6 +252,22 @@ class ControlConformance(StoreTests):
         with pytest.raises(VictimError), inside.transaction():
             inside.write(1)
         assert inside.num_calls == 1
+
+    # -- edges' limits --------------------------------------------------------------------------------------------
+
+    def test_edges_are_told_the_last_limits_of_each_endpoint(self, store: ControlStore) -> None:
+        limits = EdgeLimits(
+            endpoint="flights",
+            max_body_bytes=1,
+            max_ongoing_requests=2,
+            max_waiting_requests=3,
+            answer_timeout_s=0.5,
+            may_sleep=True,
+        )
+        assert store.edge_limits() == []
+        store.set_edge_limits([limits, replace(limits, endpoint="a")])
+        store.set_edge_limits([replace(limits, may_sleep=False)])
+        assert store.edge_limits() == [replace(limits, endpoint="a"), replace(limits, may_sleep=False)]
 
     # -- replicas --------------------------------------------------------------------------------------------------
 

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, is_dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console, RenderableType
+from rich.console import Console, Group, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from runtime.config.compose import compose, load_config, to_plain
@@ -92,7 +92,7 @@ class Output:
             sys.stdout.write(json.dumps(to_jsonable(data), indent=1) + "\n")
             return
         drawn = render()
-        Console().print(*drawn) if isinstance(drawn, list | tuple) else Console().print(drawn)
+        Console().print(Group(*drawn) if isinstance(drawn, list | tuple) else drawn)
 
 
 def to_jsonable(value: Any) -> Any:

@@ -35,17 +35,22 @@ def prepare(overrides: Overrides = None, is_json: Json = False) -> None:
 
 
 def list_versions(is_json: Json = False) -> None:
-    """Every committed version of every table."""
-    versions = ControlStore.of(read_config().paths).data_versions()
-    Output(is_json).show(versions, lambda: render.data_table(versions))
+    """Every committed version of every table, and which is current: what the last `prepare` gave, and a sweep takes."""
+    from runtime.data.current import current_version
+
+    store = ControlStore.of(read_config().paths)
+    versions = store.data_versions()
+    current = {current_version(store, table).label for table in {version.table for version in versions}}
+    Output(is_json).show(versions, lambda: render.data_table(versions, current))
 
 
 def trace(prediction_id: str, is_json: Json = False) -> None:
     """From a prediction's id to its model, run, configuration, data version and source files."""
     from runtime.pipeline.trace import trace_prediction
+    from runtime.store.rollouts import RolloutStore
 
     config = read_config()
-    lineage = trace_prediction(config, ControlStore.of(config.paths), prediction_id)
+    lineage = trace_prediction(config, RolloutStore.of(config.paths), prediction_id)
     Output(is_json).show(lineage, lambda: render.trace_tree(lineage))
 
 

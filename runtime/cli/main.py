@@ -9,6 +9,7 @@ from rich.console import Console
 from runtime.cli import (
     access_commands,
     cluster_commands,
+    continuous_commands,
     data_commands,
     model_commands,
     monitor_commands,
@@ -44,6 +45,7 @@ def options(
 for commands in (
     access_commands,
     cluster_commands,
+    continuous_commands,
     data_commands,
     model_commands,
     monitor_commands,

@@ -1,8 +1,7 @@
-"""Commands over quality, alerts and continuous training."""
+"""Commands over quality, labels and alerts."""
 
 import sys
 import time
-from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -28,9 +27,6 @@ def register(app: typer.Typer) -> None:
     monitor.command()(alerts)
     monitor.command()(ack)
     monitor.command()(rules)
-    continuous = _group(app, "continuous", "Training again by itself, when something says so.")
-    continuous.command("run")(run_continuous)
-    continuous.command("status")(continuous_status)
 
 
 def _group(app: typer.Typer, name: str, text: str) -> typer.Typer:
@@ -66,44 +62,6 @@ def quality(
     if html is not None:
         write_quality_page(overview, html)
     Output(is_json).show(overview, lambda: render.quality_tables(overview))
-
-
-def run_continuous(
-    overrides: Overrides = None,
-    is_once: Annotated[bool, typer.Option("--once", help="Look once, finish what is started, and end.")] = False,
-    now: Annotated[bool, typer.Option("--now", help="Start a training whatever the triggers say.")] = False,
-    reason: Annotated[str, typer.Option("--reason", help="With --now: why; kept in the lineage.")] = "",
-    is_json: Json = False,
-) -> None:
-    """Look for a reason to train again every continuous.interval_s, and carry trainings through to their rollout.
-
-    Killed at any point it goes on from the last finished step.
-    """
-    from runtime.cli.context import open_session
-    from runtime.pipeline.continuous import asked_for, look, only_here
-
-    config = read_config(overrides or [])
-    endpoint = config.serving.endpoint
-    asked = asked_for(current_actor(), reason) if now else None
-    with open_session(config) as session, only_here(session, endpoint):
-        while True:
-            looked = look(session, endpoint, reason=asked)
-            if looked.training is not None or is_once:
-                Output(is_json).show(looked, partial(render.looked, looked))
-            asked = None
-            if is_once:
-                return
-            time.sleep(config.continuous.interval_s)
-
-
-def continuous_status(endpoint: Endpoint = None, is_json: Json = False) -> None:
-    """Which triggers have a reason, what holds them back, and which alarm led to which version."""
-    from runtime.pipeline.continuous_status import read_continuous
-
-    config = read_config()
-    store = ControlStore.of(config.paths)
-    status = read_continuous(config, store, find_endpoint(config, store, endpoint), time.time())
-    Output(is_json).show(status, lambda: render.continuous_tables(status))
 
 
 def feedback(

@@ -1,4 +1,4 @@
-"""Quality, alerts and continuous training drawn for a terminal. Nothing here computes or asks."""
+"""Quality and alerts drawn for a terminal. Nothing here computes or asks."""
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -7,15 +7,11 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
-from rich.tree import Tree
 
 if TYPE_CHECKING:
     from runtime.monitoring.alerts import Alert
     from runtime.monitoring.quality_figures import Estimate
-    from runtime.pipeline.continuous import Looked
-    from runtime.pipeline.continuous_status import ContinuousStatus
     from runtime.pipeline.quality_report import LossLevel, PeriodQuality, QualityOverview
-    from runtime.store.trainings import Training
 
 PHASE_STYLE = {"pending": "dim", "firing": "bold", "acknowledged": "cyan", "resolved": "green"}
 BARS = "▁▂▃▄▅▆▇█"
@@ -51,11 +47,14 @@ def quality_tables(overview: "QualityOverview") -> list[RenderableType]:
     parts += [_loss_line(level) for level in overview.losses]
     parts.append(
         Text(
-            f"{counts.labelled:,} of {counts.predictions:,} predictions have a label; of {counts.labels:,} labels "
+            f"{counts.labelled:,} of {counts.predictions:,} predictions have a label; {counts.labels:,} labels came: "
             f"{counts.repeated:,} repeated, {counts.conflicting:,} conflicting, {counts.late:,} late, "
-            f"{counts.waiting:,} waiting for their prediction, {counts.unknown:,} given up",
+            f"{counts.waiting:,} waiting for their prediction, {counts.unknown:,} of unknown predictions",
             style="dim",
         )
+    )
+    parts.append(
+        Text("gap: observed rate less mean score; ECE: calibration error; red: all of it below the gate's", "dim")
     )
     if any(one.estimated for one in overview.qualities):
         from runtime.monitoring.cbpe import CAVEAT
@@ -104,6 +103,11 @@ def _interval(estimate: "Estimate", sign: str = "") -> str:
 
 
 def _loss_line(level: "LossLevel") -> Text:
+    if not level.num_batches:
+        return Text(
+            f"loss of {level.model_version}: followed once a stretch of time is whole (quality.loss_batch_s)",
+            style="dim",
+        )
     mean = "-" if level.mean is None else f"{level.mean:.3f}"
     reference = "still learned" if level.reference is None else f"{level.reference:.3f}"
     text = f"loss of {level.model_version}: {mean} lately, reference {reference}"
@@ -150,44 +154,6 @@ def alert_tables(alerts: "Sequence[Alert]", events: Sequence[Mapping[str, Any]],
             table.add_row(moment, event["kind"], event["key"], event["severity"])
         parts.append(table)
     return parts
-
-
-def looked(found: "Looked") -> RenderableType:
-    if found.training is None:
-        return Text(f"nothing to do: {found.why}")
-    parts: list[RenderableType] = [training_tree(found.training)]
-    if found.waits_for is not None:
-        parts.append(Text(f"waits: {found.waits_for}", style="yellow"))
-    return Group(*parts)
-
-
-def continuous_tables(status: "ContinuousStatus") -> list[RenderableType]:
-    budget = f"{status.in_week} of {status.max_runs_per_week} trainings of this week"
-    parts: list[RenderableType] = [Text(f"{status.endpoint}: {status.why} ({budget})", style="bold")]
-    if status.reasons:
-        table = Table("trigger", "kind", "reason", "evidence", box=None)
-        for one in status.reasons:
-            evidence = ", ".join(f"{name} {value}" for name, value in one.evidence.items() if value not in (None, ""))
-            table.add_row(one.trigger, one.kind, one.id, evidence)
-        parts.append(table)
-    parts += [training_tree(training) for training in status.trainings]
-    return parts
-
-
-def training_tree(training: "Training") -> Tree:
-    """What started it, what each step gave, how it ended: from the alarm to the version."""
-    started = datetime.fromtimestamp(training.started_at, UTC).isoformat(timespec="seconds")
-    tree = Tree(Text(f"training {training.id} of {training.endpoint}: {training.phase}", style="bold"))
-    trigger = tree.add(f"started {started} by {training.trigger['trigger']}: {training.trigger['id']}")
-    for name, value in training.trigger.get("evidence", {}).items():
-        if value not in (None, ""):
-            trigger.add(f"{name} {value}")
-    for name, outputs in training.steps.items():
-        shown = {key: value for key, value in outputs.items() if not isinstance(value, dict | list)}
-        tree.add(f"{name}: " + ", ".join(f"{key} {value}" for key, value in shown.items()))
-    if training.reason:
-        tree.add(training.reason)
-    return tree
 
 
 def _duration(seconds: float) -> str:

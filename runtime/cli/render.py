@@ -1,6 +1,6 @@
 """Values drawn for a terminal. Nothing here computes or asks."""
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
+from runtime.cli.continuous_render import chain_tree
 from runtime.cli.render_monitor import monitor_tables
 from runtime.cli.style import SLOT_STYLE
 from runtime.store.records import SLOTS, DataVersion, EndpointState, ModelVersion, Transition
@@ -79,9 +80,24 @@ def status(status: "PlatformStatus") -> RenderableType:
     table.add_row("edge", status.edge_url, _edge_text(status.edge))
     table.add_row("Ray dashboard", status.dashboard_url)
     table.add_row("metrics", status.metrics_url)
+    facts: list[RenderableType] = [table]
+    if len(status.edges) > 1:
+        facts.append(edge_table(status.edges))
     if not status.endpoints:
-        return Group(table, Text("no endpoint yet; `teal deploy` makes one"))
-    return Group(table, endpoint_table(status.endpoints), *(monitor_tables(status.monitor) if status.monitor else ()))
+        return Group(*facts, Text("no endpoint yet; `teal deploy` makes one"))
+    return Group(*facts, endpoint_table(status.endpoints), *(monitor_tables(status.monitor) if status.monitor else ()))
+
+
+def edge_table(edges: Sequence[dict[str, Any]]) -> Table:
+    """One row a node's edge; what is wrong with it in red."""
+    table = Table("edge", "node", "seen", "applies", "", box=None)
+    for edge in edges:
+        seen = "never" if edge["seen_s"] is None else f"{edge['seen_s']:g} s ago"
+        applies = ", ".join(f"{name} {generation}" for name, generation in edge["generations"].items()) or "-"
+        table.add_row(
+            edge["edge_id"], (edge["node"] or "-")[:12], seen, applies, Text(edge["problem"] or "", style="red")
+        )
+    return table
 
 
 def _edge_text(edge: dict[str, Any] | None) -> str:
@@ -102,15 +118,18 @@ def prepared(version: DataVersion, is_new: bool) -> RenderableType:
     return Group(Text(first, style="bold"), data_table([version]))
 
 
-def data_table(versions: Sequence[DataVersion]) -> Table:
-    table = Table("version", "rows", "window", "fingerprint", "made", "at", box=None)
+def data_table(versions: Sequence[DataVersion], current: Set[str] = frozenset()) -> Table:
+    """`current` has the labels of those that a sweep takes without being told otherwise."""
+    table = Table("version", "rows", "made of", "fingerprint", "made", "at", box=None)
     for version in versions:
-        window = version.lineage["config"]
-        since, until = window["since"] or "start", window["until"] or "end"
+        window, served = version.lineage["config"], version.lineage.get("served")
+        rows = f"{window['since'] or 'start'} .. {window['until'] or 'end'}"
+        if served is not None:
+            rows = f"{served['base_table']}@{served['base_version']} and {served['num_rows']:,} served rows"
         table.add_row(
-            version.label,
+            Text(version.label).append(" current" if version.label in current else "", style="green"),
             f"{version.num_rows:,}",
-            f"{since} .. {until}",
+            rows,
             version.fingerprint[:12],
             version.created_at[:19],
             version.uri,
@@ -194,21 +213,40 @@ def trace_tree(lineage: "PredictionTrace") -> Tree:
     tree.add(f"score {first['score']:.6f} for {_features(first)}")
     model = tree.add(f"model {lineage.model.label}, bundle sha256 {lineage.model.bundle_sha256}")
     model.add(f"run {lineage.model.run_id}")
-    for name in ("config_sha256", "code", "gate"):
-        model.add(f"{name} {lineage.model.lineage.get(name, '-')}")
-    if "trigger" in lineage.model.lineage:
-        model.add(f"trained because of {lineage.model.lineage['trigger']}")
+    model.add(f"config_sha256 {lineage.model.lineage.get('config_sha256', '-')}")
+    model.add(f"code {_code(lineage.model.lineage.get('code', {}))}")
+    gate = lineage.model.lineage.get("gate", {})
+    verdict = model.add(f"gate {gate.get('verdict', '-')}")
+    for reason in gate.get("reasons", ()):
+        verdict.add(reason)
+    if gate.get("forced_by"):
+        verdict.add(f"forced by {gate['forced_by']}: {gate.get('forced_reason') or 'no reason given'}")
+    if lineage.chain is not None:
+        model.add(chain_tree(lineage.chain))
     data = model.add(f"data {lineage.data.label}, {lineage.data.num_rows:,} rows, {lineage.data.fingerprint}")
-    data.add(f"configuration sha256 {lineage.data.lineage['inputs']['config_sha256']}")
+    if lineage.base is not None:
+        served = lineage.data.lineage["served"]
+        data.add(
+            f"{served['num_rows']:,} served rows with labels, {served['since'][:19]} to {served['until'][:19]}: "
+            f"payload log at version {served['payload_version']}, labels at version {served['feedback_version']}"
+        )
+        data = data.add(f"data {lineage.base.label}, {lineage.base.num_rows:,} rows, {lineage.base.fingerprint}")
+    prepared = lineage.base or lineage.data
+    data.add(f"configuration sha256 {prepared.lineage['inputs']['config_sha256']}")
     sources = data.add("sources")
-    for name, source in (lineage.data.lineage["sources"]).items():
-        sources.add(f"{name}: {source}")
+    for name, source in prepared.lineage["sources"].items():
+        sources.add(f"{name}: {source['uri']}, sha256 {source['sha256']}")
     return tree
 
 
+def _code(code: dict[str, Any]) -> str:
+    changed = f" with changes {code['diff_sha256'][:12]}" if code.get("diff_sha256") else ""
+    return f"{code.get('commit', '-')}{changed}"
+
+
 LOGGED_ABOUT_REQUEST = {
-    "prediction_id", "row", "at", "started_at", "slot", "generation", "model_name", "model_version", "data_version",
-    "request_id", "score", "latency_ms",
+    "prediction_id", "row", "at", "at_day", "started_at", "slot", "generation", "model_name", "model_version",
+    "data_version", "request_id", "score", "latency_ms",
 }  # fmt: skip
 
 

@@ -1,6 +1,8 @@
 """Rollouts drawn for a terminal. Nothing here computes or asks."""
 
 from collections.abc import Sequence
+from dataclasses import asdict
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,9 +15,11 @@ from runtime.store.records import EndpointState
 from runtime.store.rollouts import AnalysisTick, Rollout, moment
 
 if TYPE_CHECKING:
+    from runtime.rollout.analysis import Verdict
     from runtime.rollout.certificate import Certificate
     from runtime.rollout.commands import Draft
     from runtime.rollout.plan import StepOutlook
+    from runtime.rollout.shadowing import ShadowVerdict
 
 PLOT_WIDTH, PLOT_HEIGHT = 64, 8
 EIGHTHS = " ▁▂▃▄▅▆▇█"
@@ -40,33 +44,75 @@ def outlook(steps: Sequence["StepOutlook"], promote_on: str) -> RenderableType:
     return table
 
 
-def status(rollout: Rollout, state: EndpointState, ticks: Sequence[AnalysisTick], note: str | None) -> RenderableType:
+def status(
+    rollout: Rollout,
+    state: EndpointState,
+    ticks: Sequence[AnalysisTick],
+    note: str | None,
+    shadow: "ShadowVerdict | None" = None,
+) -> RenderableType:
     head = Text.assemble(
         (f"{rollout.id} ", "bold"),
         (rollout.phase, PHASE_STYLE.get(rollout.phase, "bold")),
         f"  {rollout.canary_model} against {rollout.primary_model}, plan {rollout.plan_name}, by {rollout.author}",
     )
-    parts: list[RenderableType] = [head, Text(f"{rollout.reason}", style="dim"), endpoint_table([state])]
+    parts: list[RenderableType] = [
+        head,
+        Text(f"{rollout.reason}", style="dim"),
+        steps_line(rollout),
+        endpoint_table([state]),
+    ]
+    if shadow is not None:
+        parts.append(_shadow_table(shadow))
     if ticks:
         parts += [_metric_table(ticks[-1].verdict), *evidence_plots(ticks)]
-    else:
+    elif shadow is None:
         parts.append(Text("nothing was counted yet", style="dim"))
     if note is not None:
         parts.append(Text(note, style="red"))
     return Group(*parts)
 
 
+def steps_line(rollout: Rollout) -> Text:
+    """Where it is among the plan's steps: those behind it, the one it is at, those to come."""
+    parts: list[tuple[str, str]] = []
+    if rollout.plan.get("shadow"):
+        is_here = rollout.phase == "Shadowing"
+        parts.append(
+            ("● shadow" if is_here else "✓ shadow" if rollout.step >= 0 else "○ shadow", "bold" if is_here else "")
+        )
+    for number, percent in enumerate(rollout.plan["steps_percent"]):
+        is_behind = number < rollout.step or rollout.phase == "Succeeded"
+        is_here = number == rollout.step and not is_behind
+        mark = "✓" if is_behind else "●" if is_here and rollout.is_active else "✗" if is_here else "○"
+        parts.append((f"{mark} {percent} %", "bold" if is_here else "green" if is_behind else "dim"))
+    return Text("  →  ").join(Text(text, style=style) for text, style in parts)
+
+
+def progress_text(rollout: Rollout, verdict: "Verdict | None", step_requests: int, note: str) -> str:
+    """One line for who waits: the step, what it lacks, and how far the evidence is in both directions."""
+    steps = rollout.plan["steps_percent"]
+    at = f"at {steps[rollout.step]} %" if rollout.step >= 0 else "no traffic yet"
+    if verdict is None or rollout.phase not in ("Progressing", "Holding"):
+        return f"{rollout.id}: {rollout.phase}, {at}: {note}"
+    evidence = (
+        f"log E for it {verdict.log_promotion:.1f} of {verdict.promotion_threshold:.1f}, "
+        f"against it {verdict.log_rollback:.1f} of {verdict.rollback_threshold:.1f}"
+    )
+    return f"{rollout.id}: {rollout.phase}, {at}, {step_requests:,} requests; {evidence}"
+
+
 def evidence_plots(ticks: Sequence[AnalysisTick]) -> list[RenderableType]:
-    """Evidence over time, the newest right, both directions; the dashed row is 1/α."""
-    return [
-        _plot("against the canary", [tick.verdict["log_rollback"] for tick in ticks], _last(ticks, "rollback"), "red"),
-        _plot(
-            "for the canary, in its step",
-            [tick.verdict["log_promotion"] for tick in ticks],
-            _last(ticks, "promotion"),
-            "green",
-        ),
-    ]
+    """Evidence over time, the newest right, both directions; the dashed row is 1/α, a ┴ where a step began."""
+    starts = [before.step != after.step for before, after in pairwise(ticks)]
+    found = []
+    for direction, title, style in (
+        ("rollback", "against the canary", "red"),
+        ("promotion", "for the canary, in its step", "green"),
+    ):
+        values = [float(tick.verdict[f"log_{direction}"]) for tick in ticks]
+        found.append(_plot(title, values, [False, *starts], _last(ticks, direction), style))
+    return found
 
 
 def history(rollouts: Sequence[Rollout]) -> RenderableType:
@@ -106,11 +152,14 @@ def _last(ticks: Sequence[AnalysisTick], direction: str) -> float:
     return float(ticks[-1].verdict[f"{direction}_threshold"])
 
 
-def _plot(title: str, values: Sequence[float], threshold: float, style: str) -> RenderableType:
+def _plot(title: str, values: Sequence[float], starts: Sequence[bool], threshold: float, style: str) -> RenderableType:
+    heading = Text(f"{title}: log E {values[-1]:.2f} of {threshold:.2f}", style="bold")
+    if max(values) <= 0:
+        return heading + Text(f", never above 0 in {len(values)} ticks", style="dim")
     top = threshold * 1.25
     shown = list(values)[-PLOT_WIDTH:]
     threshold_row = int(threshold / top * PLOT_HEIGHT)
-    lines = [Text(f"{title}: log E {values[-1]:.2f} of {threshold:.2f}", style="bold")]
+    lines = [heading]
     for row in reversed(range(PLOT_HEIGHT)):
         cells = ""
         for value in shown:
@@ -120,7 +169,26 @@ def _plot(title: str, values: Sequence[float], threshold: float, style: str) -> 
         if row == threshold_row:
             cells = "".join("┄" if cell == " " else cell for cell in cells.ljust(PLOT_WIDTH))
         lines.append(line + Text(cells, style=style))
-    return Group(*lines, Text(f"    └{'─' * PLOT_WIDTH} {len(values)} ticks", style="dim"))
+    axis = "".join("┴" if is_start else "─" for is_start in list(starts)[-PLOT_WIDTH:]).ljust(PLOT_WIDTH, "─")
+    return Group(*lines, Text(f"    └{axis} {len(values)} ticks", style="dim"))
+
+
+def _shadow_table(shadow: "ShadowVerdict") -> Table:
+    from runtime.rollout.page import difference_classes
+
+    table = Table("in the shadow", f"{shadow.outcome}: {shadow.reason}", box=None)
+    table.add_row(
+        "asked", f"{shadow.asked:,}, {shadow.failed:,} of them failed; {shadow.dropped:,} left out under load"
+    )
+    difference = f"{shadow.mean_difference:.4f} on average, {shadow.largest_difference:.4f} at most"
+    table.add_row("scores differ by", difference)
+    classes = difference_classes(asdict(shadow))
+    table.add_row("rows by difference", ", ".join(f"{text}: {number:,}" for text, number in classes) or "-")
+    if shadow.latency_p50_ms is not None and shadow.latency_p95_ms is not None:
+        table.add_row("answered within", f"p50 {shadow.latency_p50_ms:.1f} ms, p95 {shadow.latency_p95_ms:.1f} ms")
+    against = f"{shadow.log_errors:.2f} by errors, {shadow.log_difference:.2f} by scores, of {shadow.threshold:.2f}"
+    table.add_row("log E against", against)
+    return table
 
 
 def _metric_table(verdict: dict[str, Any]) -> Table:

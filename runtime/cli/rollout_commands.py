@@ -194,12 +194,15 @@ def _compose_plan(name: str) -> Any:
 
 
 def _show(store: RolloutStore, rollout: Rollout, is_json: bool) -> None:
+    from runtime.rollout.summary import read_shadow
+
     ticks = store.analysis_ticks(rollout.id)
     note = controller_note(store) if rollout.is_active else None
     state: EndpointState = store.endpoint(rollout.endpoint)
     shown = {**_short(rollout), "share": state.share, "ticks": len(ticks), "note": note}
     shown["verdict"] = ticks[-1].verdict if ticks else None
-    Output(is_json).show(shown, lambda: render_rollout.status(rollout, state, ticks, note))
+    shown["shadow"] = shadow = read_shadow(store, rollout)
+    Output(is_json).show(shown, lambda: render_rollout.status(rollout, state, ticks, note, shadow))
 
 
 def _short(rollout: Rollout) -> dict[str, Any]:
@@ -213,7 +216,7 @@ def _wait(store: RolloutStore, rollout_id: str) -> None:
         while True:
             rollout = store.rollout(rollout_id)
             steps = rollout.plan["steps_percent"]
-            progress.update(f"{rollout.id}: {rollout.phase} ({rollout.reason})", rollout.step + 1, len(steps))
+            progress.update(_progress_text(store, rollout), rollout.step + 1, len(steps))
             if not rollout.is_active:
                 return
             if rollout.phase in ("Paused", "AwaitingApproval"):
@@ -221,3 +224,17 @@ def _wait(store: RolloutStore, rollout_id: str) -> None:
             if (note := controller_note(store)) is not None and time.time() - rollout.changed_at > 30:
                 raise TealError(f"rollout {rollout.id} does not go on: {note}")
             time.sleep(WAIT_INTERVAL_S)
+
+
+def _progress_text(store: RolloutStore, rollout: Rollout) -> str:
+    from runtime.rollout.plan import plan_from_json, steps_of
+    from runtime.rollout.progress import Progress
+    from runtime.rollout.summary import read_shadow
+
+    shadow = read_shadow(store, rollout) if rollout.phase == "Shadowing" else None
+    note = rollout.reason if shadow is None else shadow.reason
+    if rollout.step < 0 or not rollout.progress:
+        return render_rollout.progress_text(rollout, None, 0, note)
+    plan = plan_from_json(rollout.plan)
+    analysis = Progress.from_json(plan, steps_of(plan)[rollout.step], rollout.progress).analysis
+    return render_rollout.progress_text(rollout, analysis.verdict(), analysis.step_requests, note)

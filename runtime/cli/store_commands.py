@@ -44,7 +44,26 @@ def restore(
 ) -> None:
     """Bring the control store back from FILE, into SQLite or PostgreSQL, as paths.control says."""
     summary = ControlStore.of(read_config().paths).restore(file.resolve(), actor=current_actor(), force=force)
-    Output(is_json).show(summary, lambda: f"{_shown(summary)} restored; `teal up` starts what it says")
+    Output(is_json).show(
+        summary, lambda: [f"{_shown(summary)} restored; `teal up` starts what it says", *_access(summary)]
+    )
+
+
+def _access(summary: BackupSummary) -> list[str]:
+    """What a restore did to who may use the edge."""
+    notes = []
+    if summary.kept_revocations:
+        notes.append(f"revoked since the backup, and still so: {', '.join(summary.kept_revocations)}")
+    if summary.restored_rights:
+        notes.append(
+            f"rights are again those of {summary.at}: {', '.join(summary.restored_rights)}; see `teal token list`"
+        )
+    if summary.num_unchecked_tokens:
+        notes.append(
+            f"{summary.num_unchecked_tokens} tokens are valid as at {summary.at}; what was revoked after that, in a "
+            "store that is lost, is valid again: `teal token list`, `teal token revoke`"
+        )
+    return notes
 
 
 def notify_status(is_json: Json = False) -> None:

@@ -23,6 +23,7 @@ from runtime.cluster.ports import PortOwner, describe_owner, non_loopback_listen
 from runtime.cluster.processes import PROC, Process, find_processes, read_process
 from runtime.cluster.state import read_state
 from runtime.cluster.token import OVERRIDING_VARIABLES
+from runtime.config.cluster import ClusterConfig
 from runtime.config.schema import Config
 from runtime.core.errors import TealError
 
@@ -60,6 +61,7 @@ def examine(config: Config) -> list[Finding]:
         _examine_cluster(config, ours),
         *examine_ports(ports, port_owners(set(ports.values())), pids),
         *examine_exposure(non_loopback_listeners(pids)),
+        *examine_nodes(config.cluster, config.paths.control),
         *examine_modes(places.run),
         *examine_leftovers(_all_processes(), places.temp.parent, pids),
         examine_disk(shutil.disk_usage(_existing(Path(config.paths.home))).free, str(config.paths.home)),
@@ -187,6 +189,31 @@ def examine_exposure(listeners: list[PortOwner]) -> list[Finding]:
         )
         for listener in listeners
     ]
+
+
+def examine_nodes(cluster: ClusterConfig, control: str) -> list[Finding]:
+    """What a cluster of several nodes needs; nothing to say of one machine."""
+    if cluster.address is None:
+        return []
+    findings = [
+        Finding(
+            name="nodes",
+            status="warning",
+            detail=f"other machines reach this one's Ray, Serve and replicas at {cluster.address}; Ray asks for its "
+            "token, replicas for the edge's secret, and nothing between them is encrypted",
+            remedy="keep that network the cluster's alone: a VLAN, WireGuard or a firewall that lets only its nodes in",
+        )
+    ]
+    if control.startswith("sqlite"):
+        findings.append(
+            Finding(
+                name="control store",
+                status="error",
+                detail=f"{control} is a file of this machine, and the edges and replicas of other nodes need the store",
+                remedy="set paths.control to a PostgreSQL URL that every node reaches",
+            )
+        )
+    return findings
 
 
 def examine_modes(run: Path) -> list[Finding]:

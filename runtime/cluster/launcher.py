@@ -10,6 +10,8 @@ from runtime.core.errors import ConfigError
 
 ALL_INTERFACES = re.compile(r"--dashboard-host[= ]+['\"]?(0\.0\.0\.0|::|\*)")
 RAY_START = re.compile(r"\bray\s+start\b")
+TEAL_UP = re.compile(r"\bteal\s+up\b")
+"""Starts Ray with a token and a closed dashboard, whatever else it is told."""
 AUTH_MODE = re.compile(r"\bRAY_AUTH_MODE=['\"]?token\b")
 LITERAL_TOKEN = re.compile(r"\bRAY_AUTH_TOKEN=")
 COMMANDS = ("head_start_ray_commands", "worker_start_ray_commands")
@@ -68,9 +70,11 @@ def is_pinned(image: str) -> bool:
 def _command_problems(content: dict[str, Any]) -> list[str]:
     problems = []
     for key in COMMANDS:
-        lines = content.get(key)
-        starts = [str(line) for line in lines if RAY_START.search(str(line))] if isinstance(lines, list) else []
-        if not starts:
+        found = content.get(key)
+        lines = [str(line) for line in found] if isinstance(found, list) else []
+        starts = [line for line in lines if RAY_START.search(line)]
+        is_by_teal = key == COMMANDS[0] and any(TEAL_UP.search(line) for line in lines)
+        if not starts and not is_by_teal:
             problems.append(f"`{key}` has no `ray start`: Ray's default starts it without a token; write it out")
         for line in starts:
             if not AUTH_MODE.search(line):
@@ -79,6 +83,6 @@ def _command_problems(content: dict[str, Any]) -> list[str]:
                 problems.append(
                     f"`{key}` opens the dashboard to every interface: {line!r}; use --dashboard-host=127.0.0.1"
                 )
-            if LITERAL_TOKEN.search(line):
-                problems.append(f"`{key}` holds a token in plain text; use RAY_AUTH_TOKEN_PATH")
+        if any(LITERAL_TOKEN.search(line) for line in lines):
+            problems.append(f"`{key}` holds a token in plain text; use RAY_AUTH_TOKEN_PATH")
     return problems

@@ -1,4 +1,6 @@
-"""Start, stop and reach this home's Ray: one head node on loopback with a token, and Serve behind Ray's HAProxy.
+"""Start, stop and reach this home's Ray: a head node with a token, and Serve behind Ray's HAProxy.
+
+It is on loopback unless `cluster.address` opens it to other nodes, which join by `ray start` (docs/nodes.md).
 
 Knows nothing of endpoints, models or the edge: their actors are ended with the cluster, as its processes.
 """
@@ -109,26 +111,24 @@ def check_host(config: Config) -> None:
     if config.cluster.host not in LOOPBACK:
         raise ConfigError(
             f"cluster.host {config.cluster.host!r} is reachable by other machines, and Ray's own servers speak no TLS; "
-            "leave it at 127.0.0.1 and let others in by the edge alone: edge.host, edge.tls and edge.require_token"
+            "leave it at 127.0.0.1 and let others in by the edge alone: edge.host, edge.tls and edge.require_token; "
+            "for nodes of this cluster, on a network of its own, set cluster.address"
         )
 
 
 def _check_not_elsewhere(config: Config) -> None:
     address = connected_address()
-    if address not in (None, _address(config)):
+    if address not in (None, config.cluster.ray_address):
         raise TealError(
-            f"this process is connected to Ray at {address}, not to {_address(config)}; call disconnect() first"
+            f"this process is connected to Ray at {address}, not to {config.cluster.ray_address}; "
+            "call disconnect() first"
         )
-
-
-def _address(config: Config) -> str:
-    return f"127.0.0.1:{config.cluster.ports.gcs}"
 
 
 def ray_start_command(config: Config, places: ClusterPlaces) -> list[str]:
     cluster, ports = config.cluster, config.cluster.ports
     options = {
-        "node-ip-address": "127.0.0.1",
+        "node-ip-address": cluster.address or "127.0.0.1",
         "port": ports.gcs,
         "dashboard-host": "127.0.0.1",
         "dashboard-port": ports.dashboard,
@@ -147,6 +147,8 @@ def ray_start_command(config: Config, places: ClusterPlaces) -> list[str]:
         # Its only reader is a driver that prints the workers' output.
         "include-log-monitor": "false",
     }
+    if cluster.autoscaling_config is not None:
+        options["autoscaling-config"] = cluster.autoscaling_config
     arguments = [f"--{name}={value}" for name, value in options.items()]
     # -P: a file of the caller's directory must not stand in for a module of Ray.
     program = [sys.executable, "-P", "-m", "ray.scripts.scripts"]
@@ -156,7 +158,7 @@ def ray_start_command(config: Config, places: ClusterPlaces) -> list[str]:
         "--head",
         "--include-dashboard=true",
         "--disable-usage-stats",
-        "--no-monitor",
+        *(["--no-monitor"] if cluster.autoscaling_config is None else []),
         *arguments,
     ]
 
@@ -223,7 +225,7 @@ def _describe(config: Config, places: ClusterPlaces, started: float) -> ClusterS
             f"Ray started but {', '.join(sorted(missing))} ended at once; see {places.ray}/session_latest/logs"
         )
     return ClusterState(
-        address=_address(config),
+        address=config.cluster.ray_address,
         dashboard_url=f"http://127.0.0.1:{ports.dashboard}",
         serve_url=f"http://127.0.0.1:{ports.serve}",
         session_dir=str((places.ray / "session_latest").resolve()),
@@ -251,7 +253,7 @@ def _start_serve(config: Config) -> None:
     try:
         serve.start(
             proxy_location="EveryNode",
-            http_options={"host": "127.0.0.1", "port": config.cluster.ports.serve},
+            http_options={"host": config.cluster.serve_host, "port": config.cluster.ports.serve},
             logging_config={"enable_access_log": False},
         )
     except (RuntimeError, TimeoutError) as error:
@@ -270,7 +272,7 @@ def apply_environment(config: Config) -> None:
         from ray._private import ray_constants
 
         # Read at import: otherwise a driver takes 127.0.0.1 for the machine's public address.
-        ray_constants.ENABLE_RAY_CLUSTER = False
+        ray_constants.ENABLE_RAY_CLUSTER = config.cluster.address is not None
 
         native.Config.initialize("")  # type: ignore[attr-defined]
         native.AuthenticationTokenLoader.instance().reset_cache()  # type: ignore[attr-defined]
@@ -283,7 +285,7 @@ def _clear(config: Config, places: ClusterPlaces, *, grace_s: float) -> bool:
     ended: list[Process] = []
     if find_processes(places.temp):
         # A driver dies with the raylet that it is connected to.
-        if connected_address() == _address(config):
+        if connected_address() == config.cluster.ray_address:
             disconnect()
         # The raylet takes its workers along. Without it first they would not end at a SIGTERM, or be replaced.
         ended += end_processes(lambda: _raylets(places), grace_s=grace_s)

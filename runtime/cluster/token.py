@@ -54,7 +54,7 @@ def ray_environment(config: Config) -> dict[str, str]:
         "RAY_AUTH_TOKEN_PATH": str(ensure_token(config.paths.run)),
         # Despite its name it works everywhere: Ray keeps 127.0.0.1 as the node's address, and then every server of
         # Ray binds to loopback. Otherwise `ray start` replaces 127.0.0.1 by the machine's public address.
-        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0" if config.cluster.address is None else "1",
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
         "RAY_DEDUP_LOGS": "0",

@@ -1,5 +1,6 @@
 """Configuration of the machine's part: Ray, ports, addresses."""
 
+import ipaddress
 from dataclasses import field
 
 from pydantic.dataclasses import dataclass
@@ -53,6 +54,12 @@ class ClusterConfig:
     """The machine's part: Ray, the edge, the addresses."""
 
     host: str = "127.0.0.1"
+    """Where this machine's own programs reach one another."""
+    address: str | None = None
+    """Of this machine for others that join the cluster; None: none can. Whoever reaches it reaches Ray, which speaks no
+    TLS: the network must be the cluster's alone."""
+    autoscaling_config: str | None = None
+    """The file by which Ray's monitor starts workers: `ray up` leaves it on the head."""
     num_cpus: int = 8
     """Logical CPUs that Ray may hand out; actors of teal ask for a tenth each."""
     object_store_bytes: int = 512 * 1024 * 1024
@@ -64,3 +71,23 @@ class ClusterConfig:
     temp_root: str = "/tmp"
     """Ray's session is in `<temp_root>/teal-<hash of home>`: short, as a unix socket's path has at most 107 bytes."""
     ports: PortsConfig = field(default_factory=PortsConfig)
+
+    def __post_init__(self) -> None:
+        if self.address is None:
+            return
+        try:
+            address = ipaddress.ip_address(self.address)
+        except ValueError:
+            raise ValueError(f"address must be an IP address of this machine but got {self.address!r}") from None
+        if address.is_loopback or address.is_unspecified:
+            raise ValueError(f"address {self.address} is none that other machines reach; leave it out for one machine")
+
+    @property
+    def ray_address(self) -> str:
+        """host:port of Ray's control service."""
+        return f"{self.address or '127.0.0.1'}:{self.ports.gcs}"
+
+    @property
+    def serve_host(self) -> str:
+        """What Ray's ingress listens on: on each node, and one reaches replicas of the others."""
+        return self.host if self.address is None else "0.0.0.0"

@@ -25,6 +25,9 @@ class MonitoringConfig:
     """What is left after a tick of the weight of earlier ticks: short memories find large shifts, long ones small."""
     reference_weeks: int = 4
     """Weeks of own history after which traffic is compared with the same hour of earlier weeks; 0 never does."""
+    training_hours: bool = False
+    """Until there is such history, compare with the training rows of the same hour of the week, by the table's time
+    column. Only for traffic that comes at the time that the column would say."""
     skew_rows: int = 1000
     """The first rows of a new version that are checked against its training rows."""
     num_shards: int = 1

@@ -12,26 +12,32 @@ from runtime.config.strict import STRICT
 class RolloutMetricConfig:
     """What the canary is compared with the primary on."""
 
-    kind: Literal["errors", "latency", "score"]
-    """`errors`: answers that the edge gave as 5xx. `latency`: slower than the primary's quantile. `score`: its mean."""
+    kind: Literal["errors", "latency", "score", "feedback"]
+    """`errors`: answers that the edge gave as 5xx. `latency`: slower than the primary's quantile. `score`: its mean.
+    `feedback`: the loss on labels that came back."""
     margin: float
-    """Errors and latency: the rate may be 1 + margin times the primary's. Score: the mean may be off by so much."""
+    """Errors and latency: the rate may be 1 + margin times the primary's. Score: the mean may be off by so much.
+    Feedback: the mean loss may be higher by so much."""
+    loss: Literal["error", "brier", "log_loss"] | None = None
+    """For feedback only. `error`: 1 where score and label lie on different sides of 0.5; its mean is 1 - accuracy."""
     quantile: float | None = None
     """For latency only."""
     negligible_rate: float | None = None
     """For errors only: a canary that is proved to have fewer than these passes, whatever the primary has."""
     expected: float | None = None
-    """To foretell how many requests a step needs: the rate of errors, the standard deviation of the score."""
+    """To foretell how many requests a step needs: the rate of errors, the standard deviation of score or loss."""
     weight: float = 1.0
     """Share of alpha_rollback, relative to the other metrics'."""
     is_required: bool = True
     """Whether a step passes only with this metric's evidence."""
 
     def __post_init__(self) -> None:
-        if self.margin < 0 or (self.kind == "score" and self.margin == 0):
+        if self.margin < 0 or (self.kind in ("score", "feedback") and self.margin == 0):
             raise ValueError(f"the margin of {self.kind} must be above 0 but got {self.margin:g}")
         if (self.kind == "latency") != (self.quantile is not None):
             raise ValueError(f"kind {self.kind} {'needs a' if self.kind == 'latency' else 'has no'} quantile")
+        if (self.kind == "feedback") != (self.loss is not None):
+            raise ValueError(f"kind {self.kind} {'needs a' if self.kind == 'feedback' else 'has no'} loss")
         if self.quantile is not None and not 0 < self.quantile < 1:
             raise ValueError(f"quantile must be within (0, 1) but got {self.quantile:g}")
         if self.negligible_rate is not None and (self.kind != "errors" or not 0 < self.negligible_rate < 1):
@@ -51,6 +57,31 @@ class RolloutStepConfig:
     """Wait before this step until somebody resumes."""
     approvals: int = 0
     """People other than the author who must approve before this step."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, config=STRICT)
+class RolloutShadowConfig:
+    """Before any traffic the canary is asked what the primary was asked; nobody waits for its answers."""
+
+    fraction: float = 0.1
+    """Of the primary's requests."""
+    min_requests: int = 1000
+    """That both slots must have been asked before the first step."""
+    max_error_rate: float = 0.01
+    """Of these, that the canary may leave unanswered or answer with another status than 200."""
+    max_difference: float = 0.1
+    """That the scores may differ by, without their sign, on average over rows."""
+    max_s: float = 3600.0
+    """After which a shadow with too few requests ends as `on_deadline` says."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.fraction <= 1:
+            raise ValueError(f"fraction must be above 0 and at most 1 but got {self.fraction:g}")
+        if not 0 < self.max_error_rate < 1:
+            raise ValueError(f"max_error_rate must be within (0, 1) but got {self.max_error_rate:g}")
+        for name in ("min_requests", "max_difference", "max_s"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} must be above 0 but got {getattr(self, name):g}")
 
 
 def _default_rollout_metrics() -> dict[str, RolloutMetricConfig]:
@@ -77,6 +108,11 @@ class RolloutConfig:
     on_deadline: Literal["hold", "abort"] = "hold"
     approvals: int = 0
     """People other than the author who must approve before any traffic."""
+    shadow: RolloutShadowConfig | None = None
+    """A phase before the first step; None has none."""
+    capacity_lead: bool = True
+    """Replicas for a share are started and ready before it is given, and the primary keeps its own until the rollback
+    window is over."""
     metrics: dict[str, RolloutMetricConfig] = field(default_factory=_default_rollout_metrics)
     alpha_rollback: float = 0.05
     """Chance that a canary as good as the primary is ever rolled back."""
@@ -95,7 +131,8 @@ class RolloutConfig:
     expected_requests_per_s: float | None = None
     """To both slots. With it a plan is refused of which a step cannot be decided within max_s."""
     is_sticky: bool = False
-    """Whether clients send x-routing-key. Refused: see below."""
+    """Whether clients send x-routing-key. Then a key's first error in the rollout counts and no other; metrics may be
+    errors alone, and promote_on must be no_harm."""
 
     def __post_init__(self) -> None:
         if sorted(set(self.steps_percent)) != self.steps_percent or not self.steps_percent:
@@ -106,13 +143,21 @@ class RolloutConfig:
             raise ValueError(f"steps has {unknown}, which steps_percent {self.steps_percent} does not")
         if (first := self.steps.get(self.steps_percent[0])) is not None and first.pause:
             raise ValueError(f"the first step, {self.steps_percent[0]} %, cannot pause; start the rollout later")
-        if self.is_sticky:
+        others = sorted(name for name, metric in self.metrics.items() if metric.kind != "errors")
+        if self.is_sticky and others:
             raise ValueError(
-                "is_sticky: true cannot be honoured: a sticky key must count once in a rollout, and neither edges nor "
-                "replicas count by key; shift by hand, or leave x-routing-key out while a rollout runs"
+                f"is_sticky: true cannot be honoured for {', '.join(others)}: a sticky key must count once in a "
+                "rollout, and only errors are counted by key; leave these metrics out of the plan"
+            )
+        if self.is_sticky and self.promote_on != "no_harm":
+            raise ValueError(
+                "is_sticky: true needs promote_on: no_harm: a worse slot uses up its keys sooner, and then looks "
+                "better than it is; see docs/rollout-statistics.md"
             )
         if not any(metric.is_required for metric in self.metrics.values()):
             raise ValueError(f"metrics must have at least one that is required but got {sorted(self.metrics)}")
+        if all(metric.kind == "feedback" for metric in self.metrics.values()):
+            raise ValueError("metrics must have one that is no feedback: labels come too late to tell that all is well")
         for name in ("min_s", "rollback_window_s", "settle_s", "approvals"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must be at least 0 but got {getattr(self, name):g}")

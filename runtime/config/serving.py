@@ -1,6 +1,7 @@
 """Configuration of what is served: the slots' replicas, and the edge before them."""
 
 import ipaddress
+from dataclasses import field
 
 from pydantic.dataclasses import dataclass
 
@@ -16,16 +17,25 @@ class ServingConfig:
     max_replicas: int = 1
     idle_replicas: int = 1
     """Of a slot without traffic: what a rollback finds running. 0 saves the memory and makes it wait for a start."""
+    least_replicas: int = 0
+    """Of a slot with any traffic, however little: 2 on several nodes, so that a lost one takes no slot along."""
     cpus_per_replica: float = 0.1
     gpus_per_replica: float = 0.0
     max_ongoing_requests: int = 64
     """That one replica is given at a time."""
     target_ongoing_requests: float = 8.0
     """That each replica should be busy with: more replicas are started above it, fewer kept below."""
+    upscale_delay_s: float = 10.0
+    """For which more replicas must have been wanted until they are started; a slot at zero is woken at once."""
+    downscale_delay_s: float = 300.0
+    """For which fewer must have been enough until one is stopped."""
     max_waiting_requests: int = 128
     """Of a slot whose replicas all have that many, in line at the edge; more are answered 429 at once."""
     max_queued_requests: int = 1024
     """In Ray's ingress while no replica is there, being replaced or started from zero; more are answered 429."""
+    answer_timeout_s: float = 10.0
+    """After which the edge asks another replica the same, and how long one may be too busy to say that it lives.
+    Must be above the slowest legitimate answer with `max_ongoing_requests` at work."""
     num_threads: int = 1
     max_body_bytes: int = 8 * 1024 * 1024
     max_rows_per_request: int = 4096
@@ -50,8 +60,17 @@ class ServingConfig:
             )
         if not 0 <= self.idle_replicas <= self.max_replicas:
             raise ValueError(f"idle_replicas must be within 0..{self.max_replicas} but got {self.idle_replicas}")
+        if not 0 <= self.least_replicas <= self.max_replicas:
+            raise ValueError(f"least_replicas must be within 0..{self.max_replicas} but got {self.least_replicas}")
         if self.target_ongoing_requests <= 0:
             raise ValueError(f"target_ongoing_requests must be above 0 but got {self.target_ongoing_requests:g}")
+        if self.upscale_delay_s < 0 or self.downscale_delay_s < 0:
+            raise ValueError(
+                "upscale_delay_s and downscale_delay_s must be at least 0 but got "
+                f"{self.upscale_delay_s:g} and {self.downscale_delay_s:g}"
+            )
+        if not 0.1 <= self.answer_timeout_s <= 3600:
+            raise ValueError(f"answer_timeout_s must be within 0.1..3600 but got {self.answer_timeout_s:g}")
         for name in ("payload_fraction", "shadow_fraction"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be within 0..1 but got {getattr(self, name):g}")
@@ -70,6 +89,8 @@ class EdgeConfig:
 
     host: str | None = None
     """Address that the edge listens on; None takes `cluster.host`. Beyond loopback it needs tokens and TLS."""
+    nodes: list[str] = field(default_factory=list)
+    """Addresses of the nodes beside the head that get an edge; none named: all."""
     require_token: bool = False
     """Without it a request that carries no token may predict and give feedback; one with a wrong token never may."""
     anonymous_rate: int = 0

@@ -3,26 +3,45 @@
 import numpy as np
 
 from runtime.core.errors import ContractError
-from runtime.data.counts import Counts, Float32s, Float64s, Int64s, count_indices, count_moments, count_scores
+from runtime.data.counts import (
+    NUM_CELLS,
+    SCORE_BINNING,
+    Binning,
+    Counts,
+    Float32s,
+    Float64s,
+    Int64s,
+    count_indices,
+    count_moments_by_feature,
+)
 from runtime.data.profile import Profile
 
 __all__ = ["Accumulator", "Counts"]
 
 
 class Accumulator:
-    """Counts in the reference's bins. For one thread: a replica adds and takes from its event loop."""
+    """Counts in the reference's bins. For one thread: a replica adds and takes from its event loop.
 
-    def __init__(self, profile: Profile, buffer_rows: int = 1024) -> None:
+    The buffer holds feature by feature, with the score as the last one, so that one pass counts them all.
+    """
+
+    def __init__(self, profile: Profile, buffer_rows: int = 2048) -> None:
         if buffer_rows < 1:
             raise ContractError(f"buffer_rows must be at least 1 but got {buffer_rows}")
-        self._binning = profile.binning
+        binning = profile.binning
+        self._binning = Binning(
+            low=np.append(binning.low, SCORE_BINNING.low), scale=np.append(binning.scale, SCORE_BINNING.scale)
+        )
         self._cardinalities = profile.cardinalities
-        self._numeric = np.empty((buffer_rows, len(profile.numeric)), dtype=np.float32)
-        self._categorical = np.empty((buffer_rows, len(profile.categorical)), dtype=np.int64)
-        self._scores = np.empty(buffer_rows, dtype=np.float64)
+        self._values = np.empty((len(profile.numeric) + 1, buffer_rows), dtype=np.float32)
+        self._indices = np.empty((len(profile.categorical), buffer_rows), dtype=np.int64)
+        # The buffer as rows, which is how they come.
+        self._numeric = self._values[:-1].T
+        self._categorical = self._indices.T
+        self._scores = self._values[-1]
         self._capacity = buffer_rows
         self._filled = 0
-        self._counts = Counts.zero(len(profile.numeric), self._cardinalities)
+        self._reset()
 
     def add(self, numeric: Float32s, categorical: Int64s, scores: Float64s) -> None:
         """Take [rows, F] values, [rows, C] indices and [rows] scores. The arrays are copied."""
@@ -46,9 +65,23 @@ class Accumulator:
     def take(self) -> Counts:
         """Everything added since the last take."""
         self._count_buffer()
-        taken = self._counts
-        self._counts = Counts.zero(*taken.shape)
+        taken = Counts(
+            rows=self._rows,
+            numeric=self._cells[:-1],
+            moments=self._moments[:-1],
+            categorical=self._categories,
+            score=self._cells[-1],
+            score_moments=self._moments[-1],
+        )
+        self._reset()
         return taken
+
+    def _reset(self) -> None:
+        num_values = len(self._values)
+        self._rows = 0
+        self._cells: Int64s = np.zeros((num_values, NUM_CELLS), dtype=np.int64)
+        self._moments: Float64s = np.zeros((num_values, 3))
+        self._categories: tuple[Int64s, ...] = tuple(np.zeros(size, dtype=np.int64) for size in self._cardinalities)
 
     def _add_in_parts(self, numeric: Float32s, categorical: Int64s, scores: Float64s) -> None:
         done = 0
@@ -63,14 +96,10 @@ class Accumulator:
         rows = self._filled
         if not rows:
             return
-        score, score_moments = count_scores(self._scores[:rows])
-        counted = Counts(
-            rows=rows,
-            numeric=self._binning.count(self._numeric[:rows]),
-            moments=count_moments(self._numeric[:rows]),
-            categorical=count_indices(self._categorical[:rows], self._cardinalities),
-            score=score,
-            score_moments=score_moments,
-        )
-        self._counts = self._counts.merge(counted)
+        values = self._values[:, :rows]
+        self._rows += rows
+        self._cells += self._binning.count_by_feature(values)
+        self._moments += count_moments_by_feature(values)
+        counted = count_indices(self._categorical[:rows], self._cardinalities)
+        self._categories = tuple(a + b for a, b in zip(self._categories, counted, strict=True))
         self._filled = 0

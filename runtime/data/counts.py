@@ -40,23 +40,35 @@ class Binning:
             raise ContractError(f"each bin range needs low < high but got {list(low)} and {list(high)}")
         return cls(low=lows.astype(np.float32), scale=(_EDGE / (highs - lows)).astype(np.float32))
 
-    def cells(self, values: Float32s) -> npt.NDArray[np.int32]:
+    def cells(self, values: Float32s) -> Int64s:
         """[rows, features] cell numbers 0..258; NaN is missing."""
-        with np.errstate(over="ignore", invalid="ignore"):
-            scaled = values - self.low
-            scaled *= self.scale
-        np.clip(scaled, -1, NUM_BINS, out=scaled)
-        np.floor(scaled, out=scaled)
-        scaled += 1
-        scaled[np.isnan(scaled)] = MISSING
-        return scaled.astype(np.int32)
+        places = self._places(values.T)
+        places[np.isnan(places)] = MISSING - 1
+        return places.astype(np.int64).T + 1
 
     def count(self, values: Float32s) -> Int64s:
         """[features, 259] counts of the [rows, features] values."""
-        num_features = values.shape[1]
-        cells = self.cells(values)
-        cells += np.arange(num_features, dtype=np.int32) * NUM_CELLS
-        return np.bincount(cells.ravel(), minlength=num_features * NUM_CELLS).reshape(num_features, NUM_CELLS)
+        return self.count_by_feature(values.T)
+
+    def count_by_feature(self, values: Float32s) -> Int64s:
+        """As `count`, of [features, rows] values: several times faster where they are laid out so."""
+        places = self._places(values)
+        # Small integers, which float32 holds exactly up to 60,000 features.
+        first = np.arange(len(places), dtype=np.float32)[:, None] * NUM_CELLS + 1
+        places += first
+        if np.isnan(places).any():
+            np.copyto(places, first + (MISSING - 1), where=np.isnan(places))
+        counted = np.bincount(places.astype(np.int64).ravel(), minlength=len(places) * NUM_CELLS)
+        return counted.reshape(len(places), NUM_CELLS)
+
+    def _places(self, values: Float32s) -> Float32s:
+        """Where [features, rows] values lie: -1 below, 0..255 the bins, 256 above, NaN missing."""
+        with np.errstate(over="ignore", invalid="ignore"):
+            places: Float32s = np.subtract(values, self.low[:, None], order="C")
+            places *= self.scale[:, None]
+        np.clip(places, -1, NUM_BINS, out=places)
+        np.floor(places, out=places)
+        return places
 
 
 SCORE_BINNING = Binning.between([0.0], [1.0])
@@ -181,16 +193,24 @@ def unpack_counts(packed: Packed) -> Counts:
 
 
 def count_moments(values: Float32s) -> Float64s:
-    """[features, 3]: count, sum and sum of squares of the values that are not NaN, in float64."""
-    wide = values.astype(np.float64)
+    """[features, 3]: count, sum and sum of squares of the [rows, features] values that are not NaN, in float64."""
+    return count_moments_by_feature(values.T)
+
+
+def count_moments_by_feature(values: Float32s) -> Float64s:
+    """As `count_moments`, of [features, rows] values."""
+    wide = values.astype(np.float64, order="C")
+    rows = wide.shape[1]
+    moments = np.empty((len(wide), 3))
+    moments[:, 0] = rows
     missing = np.isnan(wide)
-    present = np.full(values.shape[1], float(len(values)))
     if missing.any():
         wide[missing] = 0.0
-        present -= missing.sum(axis=0)
-    # Sums as a product with ones: several times faster than sum(axis=0) on a few features.
-    ones = np.ones(len(values))
-    return np.stack([present, ones @ wide, ones @ (wide * wide)], axis=1)
+        moments[:, 0] -= missing.sum(axis=1)
+    # Sums as products: faster than sum(axis=1).
+    np.matmul(wide, np.ones(rows), out=moments[:, 1])
+    np.vecdot(wide, wide, out=moments[:, 2])
+    return moments
 
 
 def count_indices(indices: Int64s, cardinalities: Sequence[int]) -> tuple[Int64s, ...]:

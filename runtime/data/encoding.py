@@ -83,6 +83,13 @@ class Encoding:
         numeric, categorical = one.encode(rows) if len(rows) < MANY_ROWS else many.encode_rows(rows)
         return Encoded(numeric=numeric, categorical=categorical)
 
+    def encode_listed(
+        self, rows: Sequence[Any], columns: Mapping[str, ColumnConfig]
+    ) -> tuple[Encoded, pa.Table | None]:
+        """As `encode_rows`, of many rows: with their features as a table, or None where the rows are not alike."""
+        (numeric, categorical), table = self._encoders_for(columns)[2].encode_listed(rows)
+        return Encoded(numeric=numeric, categorical=categorical), table
+
     def encode_request_table(self, table: pa.Table, columns: Mapping[str, ColumnConfig]) -> Encoded:
         """As `encode_rows`, of a table of numbers, booleans and text; null and NaN are missing values.
 

@@ -4,7 +4,7 @@ builder are the inputs: all of them, and nothing else, decide the rows.
 
 import inspect
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from runtime.core.imports import load_object
 from runtime.data import delta
 from runtime.data.attempt import Attempt, Progress, Written
 from runtime.data.contract import contract_to_json
+from runtime.data.current import make_current
 from runtime.data.sources import Source, resolve_sources, unpacked_path
 from runtime.store.control import ControlStore
 from runtime.store.records import DataVersion
@@ -46,10 +47,12 @@ def prepare(
     paths: PathsConfig,
     store: ControlStore,
     code: CodeVersion,
+    origin: Mapping[str, Any] | None = None,
     on_progress: Progress | None = None,
 ) -> Prepared:
     """Build, check and commit one version of the table, and record it in the store. Needs a connection to Ray.
 
+    It is the table's current version afterwards, also where it was made long before. `origin` joins its lineage.
     A kill at any moment leaves the old version or the new one; the next call finishes what was committed and not
     recorded. ContractError if more rows than `max_invalid_fraction` break the contract, if keys repeat, or if no row
     is left: nothing is written then.
@@ -64,11 +67,13 @@ def prepare(
     key = sha256_json({"uri": uri, **inputs})
     done = _find_recorded(store, uri, key)
     if done is not None:
+        make_current(store, done)
         return Prepared(version=done, is_new=False)
     with delta.table_lock(uri):
         # Another process may have done it while this one waited; or one was killed between commit and record.
         done = _find_recorded(store, uri, key)
         if done is not None:
+            make_current(store, done)
             return Prepared(version=done, is_new=False)
         version = _find_committed(uri, config.name, key)
         if version is None:
@@ -76,7 +81,7 @@ def prepare(
             with Attempt(uri=uri, stem=key[:16], config=config, report=report) as attempt:
                 files = {name: unpacked_path(source, cache) for name, source in sources.items()}
                 written = attempt.write(build, files)
-                lineage = _lineage(config, sources, inputs, code, written)
+                lineage = _lineage(config, sources, inputs, code, written) | dict(origin or {})
                 metadata = {
                     _KEY: key,
                     _LINEAGE: canonical_json(lineage),
@@ -156,6 +161,7 @@ def _data_version(uri: str, table: str, version: int, metadata: dict[str, Any]) 
 def _record(store: ControlStore, version: DataVersion, key: str) -> None:
     store.record_data_version(version)
     store.record_step(key, STEP_NAME, {"table": version.table, "version": version.version})
+    make_current(store, version)
 
 
 def _ignore(text: str, done: int = 0, total: int = 0) -> None:

@@ -150,8 +150,13 @@ def compare(
     )
 
 
-def decide(comparison: Comparison, config: GateConfig, *, num_previous_gates: int = 0) -> GateReport:
-    """Passed only where every gated metric is shown to be no worse than its margin, and `must_improve` to be better."""
+def decide(
+    comparison: Comparison, config: GateConfig, *, num_previous_gates: int = 0, num_left_out: int = 0
+) -> GateReport:
+    """Passed only where every gated metric is shown to be no worse than its margin, and `must_improve` to be better.
+
+    `num_left_out` rows were taken out of the holdout because one of the models was trained on them.
+    """
     passed: list[str] = []
     failed: list[str] = []
     for metric in comparison.metrics:
@@ -159,7 +164,7 @@ def decide(comparison: Comparison, config: GateConfig, *, num_previous_gates: in
             (passed if metric.is_non_inferior else failed).append(_margin_reason(metric, comparison))
         if metric.metric == config.must_improve:
             (passed if metric.is_superior else failed).append(_improvement_reason(metric, comparison))
-    cautions = _cautions(comparison, num_previous_gates)
+    cautions = _cautions(comparison, num_previous_gates, num_left_out)
     return GateReport(
         verdict="Rejected" if failed else "Passed",
         reasons=(*(failed or passed), *cautions),
@@ -261,8 +266,10 @@ def _opening(metric: MetricComparison, comparison: Comparison) -> tuple[str, str
     return f"{TITLES[metric.metric]} {metric.candidate:.3f} {relation} {other} {metric.champion:.3f}", bound
 
 
-def _cautions(comparison: Comparison, num_previous_gates: int) -> list[str]:
+def _cautions(comparison: Comparison, num_previous_gates: int, num_left_out: int) -> list[str]:
     cautions = []
+    if num_left_out:
+        cautions.append(f"{num_left_out:,} rows of the holdout are left out: one of the models was trained on them")
     if comparison.is_base_rate:
         cautions.append("There was no champion: the candidate was compared with the base rate of the same rows")
     if num_previous_gates:

@@ -1,13 +1,15 @@
 """The detached Ray actors "teal-monitor": replicas push to them, commands ask them, Prometheus scrapes the first.
 
-Killed at any point, Ray starts one again, and it goes on from its directory below paths.run. A replica that gets no
-answer sends the same delta again. With several shards each endpoint has one of them, by its name's hash; the first
+Killed at any point, Ray starts one again, on whatever node, and it goes on from the control store. A replica that gets
+no answer sends the same delta again. With several shards each endpoint has one of them, by its name's hash; the first
 shard hands on what belongs to another, so that a replica need not know.
 """
 
+import asyncio
 import logging
 import os
 import threading
+import time
 import zlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -16,11 +18,15 @@ from typing import Any
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 
+from runtime.cluster.nodes import ON_HEAD
 from runtime.config.schema import Config
 from runtime.core.errors import ContractError, TealError, UnreachableError
+from runtime.monitoring.intake import Intake
 from runtime.monitoring.monitor import Monitor
 from runtime.monitoring.profiles import StoreProfiles
+from runtime.monitoring.training_hours import TrainingHours
 from runtime.store.control import ControlStore
+from runtime.store.monitor_counts import SupersededError
 from runtime.telemetry.logs import configure_logging
 from runtime.telemetry.metrics import MetricsServer, Sample, serve_metrics
 
@@ -30,6 +36,7 @@ ACTOR_NAME = "teal-monitor"
 NAMESPACE = "teal"
 ANSWER_TIMEOUT_S = 30.0
 SCRAPE_TIMEOUT_S = 5.0
+STORE_PAUSE_S = 1.0
 
 
 def actor_name(shard: int) -> str:
@@ -42,62 +49,82 @@ def shard_of(endpoint: str, num_shards: int) -> int:
 
 
 class MonitorActor:
-    """One thread takes calls in order, one closes ticks, one answers scrapes."""
+    """Answers on one event loop, whose work is done by threads: one writes, one closes ticks, one answers scrapes."""
 
     def __init__(self, config: Config, shard: int = 0) -> None:
         configure_logging()
         self._config = config
         self._shard = shard
-        profiles = StoreProfiles(ControlStore.of(config.paths))
-        self._monitor = Monitor(
-            Path(config.paths.run) / ("monitor" if shard == 0 else f"monitor-{shard}"),
-            config.monitoring,
-            profiles,
-            read_vocabularies=profiles.vocabularies,
+        _set_old_files_aside(Path(config.paths.run) / ("monitor" if shard == 0 else f"monitor-{shard}"))
+        store = ControlStore.of(config.paths)
+        profiles = StoreProfiles(store)
+        self._monitor = _once_the_store_answers(
+            lambda: Monitor(
+                store,
+                config.monitoring,
+                profiles,
+                read_vocabularies=profiles.vocabularies,
+                training_hours=TrainingHours(profiles.training_hours) if config.monitoring.training_hours else None,
+                shard=shard,
+                owns=lambda endpoint: shard_of(endpoint, config.monitoring.num_shards) == shard,
+            ),
+            pause=lambda: time.sleep(STORE_PAUSE_S),
         )
+        self._intake = Intake(self._write, spacing_s=config.monitoring.push_interval_s / 2)
+        self._intake.start()
         self._metrics_error: str | None = None
         self._metrics: MetricsServer | None = self._serve()
         self._stopped = threading.Event()
         self._ticker = threading.Thread(target=self._tick_on, name="teal-monitor-ticks", daemon=True)
         self._ticker.start()
 
-    def ready(self) -> bool:
+    async def ready(self) -> bool:
         return True
 
-    def ingest(self, message: dict[str, Any]) -> bool:
-        """True once the delta is on disk, False if it was there already or is malformed: sending it again is no use."""
+    async def ingest(self, message: dict[str, Any]) -> bool:
+        """True once the delta is kept, False if it was there already or is malformed: sending it again is no use."""
         endpoint = message.get("endpoint")
         owner = shard_of(endpoint, self._config.monitoring.num_shards) if isinstance(endpoint, str) else self._shard
         if owner != self._shard:
-            return bool(_ask(_handle(owner).ingest.remote(message)))
+            handle = await asyncio.to_thread(_handle, owner)
+            return bool(await handle.ingest.remote(message))
         try:
-            return self._monitor.ingest(message)
+            is_new = self._monitor.offer(message)
         except ContractError as error:
             logger.error("a delta is refused", extra={"reason": str(error), "replica": message.get("replica")})
             return False
+        # Also one that came before: it may still wait to be written.
+        await asyncio.wrap_future(self._intake.written())
+        return is_new
 
-    def status(self) -> dict[str, Any]:
+    async def status(self) -> dict[str, Any]:
         port = None if self._metrics is None else self._metrics.port
         process = {"pid": os.getpid(), "metrics_port": port, "metrics_error": self._metrics_error}
-        return self._monitor.status() | process
+        return await asyncio.to_thread(self._monitor.status) | process
 
-    def drift(self, endpoint: str | None, since: float | None, until: float | None) -> list[dict[str, Any]]:
-        return self._monitor.drift(endpoint, since=since, until=until)
+    async def drift(self, endpoint: str | None, since: float | None, until: float | None) -> list[dict[str, Any]]:
+        return await asyncio.to_thread(self._monitor.drift, endpoint, since=since, until=until)
 
-    def report(self, endpoint: str | None) -> list[dict[str, Any]]:
-        return self._monitor.report(endpoint)
+    async def report(self, endpoint: str | None) -> list[dict[str, Any]]:
+        return await asyncio.to_thread(self._monitor.report, endpoint)
 
-    def history(self, endpoint: str, level: str, number: int) -> list[dict[str, Any]]:
-        return self._monitor.history(endpoint, level=level, number=number)
+    async def history(self, endpoint: str, level: str, number: int) -> list[dict[str, Any]]:
+        return await asyncio.to_thread(self._monitor.history, endpoint, level=level, number=number)
 
-    def counters(self, endpoint: str) -> list[dict[str, Any]]:
-        return self._monitor.counters(endpoint)
+    async def counters(self, endpoint: str) -> list[dict[str, Any]]:
+        return await asyncio.to_thread(self._monitor.counters, endpoint)
 
-    def samples(self) -> list[Sample]:
-        return self._monitor.samples()
+    async def samples(self) -> list[Sample]:
+        return await asyncio.to_thread(self._monitor.samples)
 
-    def tick(self, at: float | None = None) -> float:
-        return self._monitor.tick(at)
+    async def tick(self, at: float | None = None) -> float:
+        return await asyncio.to_thread(self._monitor.tick, at)
+
+    def _write(self) -> None:
+        try:
+            self._monitor.write()
+        except SupersededError as error:
+            _end_superseded(error)
 
     def _serve(self) -> MetricsServer | None:
         # A taken port must not stop the counting: it is told in status, and the actor lives.
@@ -126,6 +153,8 @@ class MonitorActor:
         while not self._stopped.wait(self._config.monitoring.tick_s):
             try:
                 self._monitor.tick()
+            except SupersededError as error:
+                _end_superseded(error)
             except Exception as error:
                 # The journal still has what the tick could not write; the next tick tries again.
                 logger.exception("a tick could not be closed", extra={"reason": str(error)})
@@ -145,6 +174,7 @@ def start_monitor(config: Config) -> bool:
                 lifetime="detached",
                 get_if_exists=True,
                 num_cpus=0.05,
+                resources=ON_HEAD,
                 max_restarts=-1,
             )
             existing = actor.remote(config, shard)
@@ -203,6 +233,35 @@ def mark_period(config: Config) -> float:
     for shard in range(1, config.monitoring.num_shards):
         _ask(_handle(shard).tick.remote(boundary))
     return boundary
+
+
+def _once_the_store_answers(build: Callable[[], Monitor], *, pause: Callable[[], None]) -> Monitor:
+    """An actor whose beginning fails is not started again: one that dies while the store is away has to wait for it."""
+    while True:
+        try:
+            return build()
+        except UnreachableError as error:
+            logger.warning("the monitor waits for the control store", extra={"reason": str(error)})
+        pause()
+
+
+def _end_superseded(error: SupersededError) -> None:
+    """This actor was cut off, and Ray has started another: whatever it still takes in would be lost."""
+    logger.error("another monitor goes on, this one ends", extra={"reason": str(error)})
+    os._exit(1)
+
+
+def _set_old_files_aside(directory: Path) -> None:
+    """Before its counts were kept in the control store, a monitor kept them in files, which are not read any more."""
+    if not directory.is_dir():
+        return
+    aside = directory.with_name(f"{directory.name}-set-aside")
+    try:
+        directory.rename(aside)
+    except OSError as error:
+        logger.error("the monitor's old files %s cannot be set aside", directory, extra={"reason": str(error)})
+        return
+    logger.warning("counts are kept in the control store now and begin anew; the old files were moved to %s", aside)
 
 
 def _find(shard: int = 0) -> Any:

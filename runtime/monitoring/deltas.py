@@ -82,6 +82,13 @@ class Tally:
         )
 
 
+def add_tallies(sums: dict[Series, Tally], more: Mapping[Series, Tally]) -> dict[Series, Tally]:
+    """Merge `more` into `sums`, series by series; returns `sums`."""
+    for series, tally in more.items():
+        sums[series] = sums[series].merge(tally) if series in sums else tally
+    return sums
+
+
 def counts_json(counts: Counts) -> list[Any]:
     return [b64encode(part).decode() if isinstance(part, bytes) else part for part in pack_counts(counts)]
 

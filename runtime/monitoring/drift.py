@@ -106,8 +106,12 @@ def fold_categorical(reference: Int64s, counts: Int64s) -> tuple[Float64s, Float
 
 
 def psi(reference: Float64s, counts: Float64s) -> float:
-    """Population stability index of two arrays of counts; half a count is added to each cell, so that it is finite."""
-    p, q = _shares(reference), _shares(counts)
+    """Population stability index of two arrays of counts; half a count is added to each cell, so that it is finite.
+
+    Cells that are empty on both sides say nothing, and are left out: their half count would weigh more the fewer rows.
+    """
+    is_used = (reference > 0) | (counts > 0)
+    p, q = _shares(reference[is_used]), _shares(counts[is_used])
     return float(((q - p) * np.log(q / p)).sum())
 
 

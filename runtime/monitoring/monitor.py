@@ -5,24 +5,25 @@ blamed for the champion's reference. It decides nothing.
 """
 
 import math
-import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from runtime.config.monitoring import MonitoringConfig
 from runtime.core.errors import ContractError, NotFoundError, TealError
 from runtime.data.profile import Profile
-from runtime.monitoring.deltas import Delta, Series, Tally
+from runtime.monitoring.completeness import Completeness
+from runtime.monitoring.deltas import Delta, Series, Tally, add_tallies
 from runtime.monitoring.drift import SCORE, FeatureDrift, compare_scores, drift_report
 from runtime.monitoring.evidence import EndpointWatch, describe_skew, describe_watch
 from runtime.monitoring.histograms import describe_histogram
-from runtime.monitoring.ledger import Ledger, add_tallies
+from runtime.monitoring.ledger import Ledger
 from runtime.monitoring.schema_drift import schema_drift
+from runtime.monitoring.training_hours import TrainingHours
 from runtime.monitoring.watch import LONGEST_TICKS, Watch
 from runtime.monitoring.windows import LEVELS, PERIODS, Windows
+from runtime.store.monitor_counts import MonitorStore
 from runtime.telemetry.latency import BOUNDS_MS, latency_quantile_ms
 from runtime.telemetry.metrics import Sample
 
@@ -50,48 +51,67 @@ class Monitor:
 
     def __init__(
         self,
-        directory: Path,
+        store: MonitorStore,
         config: MonitoringConfig,
         read_profile: ProfileReader,
         clock: Callable[[], float] = time.time,
         read_vocabularies: VocabularyReader = _no_vocabularies,
+        training_hours: TrainingHours | None = None,
+        shard: int = 0,
+        owns: Callable[[str], bool] = lambda endpoint: True,
     ) -> None:
+        """`owns` says which endpoints belong to the shard."""
         self._config = config
         self._read_profile = read_profile
         self._read_vocabularies = read_vocabularies
         self._clock = clock
-        self._lock = threading.RLock()
         self._profiles: dict[str, Profile] = {}
         self._faults: dict[str, str] = {}
         longest_tick_s = LONGEST_TICKS * config.tick_s
-        self._windows = Windows(directory, longest_tick_s=longest_tick_s)
-        self._watch = Watch(config, self._profile, self._windows)
+        self._windows = Windows(store, longest_tick_s=longest_tick_s)
+        self._watch = Watch(config, self._profile, self._windows, training_hours)
         self._ledger = Ledger(
-            directory,
+            store,
+            shard=shard,
+            num_shards=config.num_shards,
+            owns=owns,
             num_ticks_kept=config.num_ticks_kept,
             now=clock(),
             followers=(self._watch, self._windows),  # in this order: a window notes whose alarm stood
         )
+        self._lock = self._ledger.lock
+        self._completeness = Completeness()
         if clock() - self._ledger.last_tick_at > longest_tick_s:
-            self._ledger.close_tick(clock())  # it was away: what comes now is of another time than what the journal has
+            self._ledger.close_tick(clock())  # it was away: what comes now is of another time than what is kept
 
-    def ingest(self, message: Mapping[str, Any]) -> bool:
-        """Take a replica's message in; False if it came before. ContractError, also counted, if it is malformed."""
-        with self._lock:
-            try:
-                return self._ledger.add(Delta.from_message(message, self._clock()))
-            except ContractError:
+    def offer(self, message: Mapping[str, Any]) -> bool:
+        """Take a replica's message in; False if it came before. ContractError, also counted, if it is malformed.
+
+        It is neither counted nor safe before `write` returns: acknowledge it only then, also one that came before.
+        """
+        try:
+            delta = Delta.from_message(message, self._clock())
+            is_new = self._ledger.offer(delta)
+            if isinstance(taken_at := message.get("taken_at"), float):
+                self._completeness.offer(delta.series, delta.replica, taken_at)
+            return is_new
+        except ContractError:
+            with self._lock:
                 self._ledger.num_refused += 1
-                raise
+            raise
+
+    def write(self) -> None:
+        """Keep all that was offered, and count it. What cannot be written waits for the next call."""
+        offered = self._completeness.offered()
+        self._ledger.write()
+        self._completeness.count(offered)
 
     def tick(self, at: float | None = None) -> float:
         """Close the open tick at `at`, by default now, and write the state.
 
         Returns the boundary, seconds since 1970, for `drift`.
         """
-        with self._lock:
-            boundary = self._clock() if at is None else max(at, self._ledger.last_tick_at)
-            return self._ledger.close_tick(boundary).until
+        return self._ledger.close_tick(self._clock() if at is None else max(at, self._ledger.last_tick_at)).until
 
     def status(self) -> dict[str, Any]:
         """Plain values: each endpoint, slot and model version since it was first seen."""
@@ -115,12 +135,8 @@ class Monitor:
     ) -> list[dict[str, Any]]:
         """As the entries of `status`, for the ticks that lie wholly within `since` and `until`."""
         with self._lock:
-            window = self._ledger.window(since, until)
-            return [
-                self._entry(series, tally)
-                for series, tally in sorted(window.items(), key=_name)
-                if endpoint is None or series.endpoint == endpoint
-            ]
+            window = self._ledger.window(since, until, endpoint)
+            return [self._entry(series, tally) for series, tally in sorted(window.items(), key=_name)]
 
     def report(self, endpoint: str | None = None) -> list[dict[str, Any]]:
         """For each endpoint the evidence, and effect sizes over minutes, an hour, a day and a week by slot.
@@ -129,12 +145,11 @@ class Monitor:
         """
         with self._lock:
             now = self._clock()
-            periods = {name: self._period(name, now) for name in PERIOD_NAMES}
             totals = self._ledger.totals()
             names = sorted({series.endpoint for series in totals} | self._watch.endpoints.keys())
             if endpoint is not None and endpoint not in names:
                 raise NotFoundError(f"the monitor knows no endpoint {endpoint!r}; it has counted {names}")
-            return [self._report_endpoint(name, periods, now) for name in names if endpoint is None or name == endpoint]
+            return [self._report_endpoint(name, now) for name in names if endpoint in (None, name)]
 
     def history(self, endpoint: str, *, level: str, number: int) -> list[dict[str, Any]]:
         """The last stretches of five minutes (level minutes) or an hour (hours), oldest first: PSI by slot and feature.
@@ -146,19 +161,20 @@ class Monitor:
                 {
                     "start": stretch.start,
                     "width_s": LEVELS[level].width_s,
-                    "is_alarm": endpoint in stretch.alarmed,
+                    "is_alarm": stretch.is_alarmed,
                     "entries": [
-                        self._entry(series, tally)
-                        for series, tally in sorted(stretch.tallies.items(), key=_name)
-                        if series.endpoint == endpoint
+                        self._entry(series, tally) for series, tally in sorted(stretch.tallies.items(), key=_name)
                     ],
                     "histograms": self._stretch_histograms(endpoint, stretch.tallies, stretch.start),
                 }
-                for stretch in self._windows.recent(LEVELS[level], number)
+                for stretch in self._windows.recent(endpoint, LEVELS[level], number)
             ]
 
     def counters(self, endpoint: str) -> list[dict[str, Any]]:
-        """Exact sums since the monitor began, by slot and model version: what only grows, for whoever compares."""
+        """Exact sums since the monitor began, by slot and model version: what only grows, for whoever compares.
+
+        `complete_until`: every replica's counts up to then are in, in seconds since 1970; None where that is not known.
+        """
         with self._lock:
             totals = self._ledger.totals()
         return [
@@ -170,6 +186,7 @@ class Monitor:
                 "refused": tally.refused,
                 "latency": tally.latency,
                 "score": tally.counts.score_moments,
+                "complete_until": self._completeness.until(series, self._clock()),
             }
             for series, tally in totals.items()
             if series.endpoint == endpoint
@@ -191,10 +208,6 @@ class Monitor:
             for series, tally in ledger.totals().items():
                 found.extend(self._series_samples(series, tally))
             return found
-
-    def close(self) -> None:
-        with self._lock:
-            self._ledger.close()
 
     def _entry(self, series: Series, tally: Tally) -> dict[str, Any]:
         features = self._features(series, tally)
@@ -241,33 +254,32 @@ class Monitor:
         described = describe_watch(endpoint, watch, self._config, self._watch.log_threshold)
         return described | {"fault": self._watch.faults.get(endpoint)}
 
-    def _period(self, name: str, now: float) -> dict[Series, Tally]:
+    def _period(self, endpoint: str, name: str, now: float) -> dict[Series, Tally]:
         if name in RECENT:
-            return self._ledger.window(now - RECENT[name], None)
-        return add_tallies(self._windows.sum(name, now), self._ledger.open_tick())
+            return self._ledger.window(now - RECENT[name], None, endpoint)
+        opened = {series: tally for series, tally in self._ledger.open_tick().items() if series.endpoint == endpoint}
+        return add_tallies(self._windows.sum(endpoint, name, now), opened)
 
-    def _report_endpoint(
-        self, endpoint: str, periods: Mapping[str, Mapping[Series, Tally]], now: float
-    ) -> dict[str, Any]:
+    def _report_endpoint(self, endpoint: str, now: float) -> dict[str, Any]:
         watch = self._watch.endpoints.get(endpoint, EndpointWatch())
         evidence = self._evidence(endpoint, watch)
+        periods = {name: self._period(endpoint, name, now) for name in PERIOD_NAMES}
         windows, between = {}, {}
         for name, tallies in periods.items():
-            own = {series: tally for series, tally in sorted(tallies.items(), key=_name) if series.endpoint == endpoint}
             windows[name] = [
-                self._entry(series, tally) | {"schema": self._schema(series, tally)} for series, tally in own.items()
+                self._entry(series, tally) | {"schema": self._schema(series, tally)}
+                for series, tally in sorted(tallies.items(), key=_name)
             ]
-            answering = [own[slot.series] for slot in watch.slots.values() if slot.series in own]
+            answering = [tallies[slot.series] for slot in watch.slots.values() if slot.series in tallies]
             if len(answering) == 2:
                 difference = compare_scores(answering[0].counts, answering[1].counts)
                 between[name] = None if difference is None else _plain(difference)
-        recent = periods["hour"] or periods["day"]
         return evidence | {
             "at": now,
             "notice_psi": self._config.notice_psi,
             "windows": windows,
             "between_slots": between,
-            "histograms": self._histograms(watch, evidence["culprits"], recent, now),
+            "histograms": self._histograms(watch, evidence["culprits"], periods["hour"] or periods["day"], now),
         }
 
     def _schema(self, series: Series, tally: Tally) -> list[dict[str, Any]]:

@@ -4,12 +4,11 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from runtime.core.errors import ContractError, NotFoundError
+from runtime.core.errors import ContractError, NotFoundError, TealError
 from runtime.data.profile import Profile
+from runtime.models.manifest import PROFILE_FILE, read_manifest
+from runtime.monitoring.training_hours import HourCounts
 from runtime.store.control import ControlStore
-
-PROFILE_FILE = "profile.json"  # named again, since the bundle's own module imports torch
-MANIFEST_FILE = "bundle.json"
 
 
 class StoreProfiles:
@@ -30,10 +29,15 @@ class StoreProfiles:
     def vocabularies(self, model_version: str) -> Mapping[str, Sequence[str]]:
         """Category to its values, as a report names them; empty where the bundle does not say."""
         try:
-            encoding = json.loads((self._bundle(model_version) / MANIFEST_FILE).read_bytes())["encoding"]
-            return dict(encoding["vocabularies"])
-        except (OSError, ValueError, KeyError, TypeError):
+            return dict(read_manifest(self._bundle(model_version)).encoding["vocabularies"])
+        except (OSError, TealError, KeyError, TypeError):
             return {}
+
+    def training_hours(self, model_version: str, profile: Profile) -> HourCounts:
+        """The rows that the version was trained on, by hour of the week, from the table that its bundle names."""
+        from runtime.monitoring.training_rows import read_training_hours  # brings the table's library: few need it
+
+        return read_training_hours(read_manifest(self._bundle(model_version)), profile)
 
     def _bundle(self, model_version: str) -> Path:
         name, _, version = model_version.rpartition(":")

@@ -11,6 +11,7 @@ from typing import Any
 from runtime.config.alerting import AlertRuleConfig, AlertsConfig, Severity, SignalName
 
 GROUP = "teal"
+SUBJECT = "{{ $labels.endpoint }}{{ with $labels.slot }} {{ . }}{{ end }}"
 LATE_LOOKS = 6
 """Missed evaluations after which teal's own alerting counts as gone."""
 
@@ -47,35 +48,48 @@ def render_rules(config: AlertsConfig) -> str:
 def _rule(name: str, rule: AlertRuleConfig, severity: Severity, harm: Mapping[SignalName, float]) -> dict[str, Any]:
     condition = _condition(rule)
     if severity == "page":
-        # The signal of the rule itself is kept, so that the alert has its labels.
-        condition = f"({condition}) and on (endpoint) ({_harm(harm)})"
+        condition = _with_harm(rule, harm)
     return {
         "alert": "Teal" + "".join(word.capitalize() for word in name.split("_")),
         "expr": condition,
         "for": f"{rule.for_s:.0f}s",
         "labels": {"severity": severity},
         "annotations": {
-            "summary": f"{rule.signal} of {{{{ $labels.endpoint }}}} {{{{ $labels.slot }}}} is "
-            "{{ $value | humanize }}" + f" ({_threshold(rule)})",
+            "summary": f"{rule.signal} of {SUBJECT} is {{{{ $value | humanize }}}} ({_threshold(rule)})",
             "runbook": rule.runbook,
         },
     }
 
 
-def _condition(rule: AlertRuleConfig) -> str:
+def _condition(rule: AlertRuleConfig, matchers: str = "") -> str:
     if rule.above is not None:
-        return f"{_signal(rule.signal, 'low' if rule.is_proven else 'value')} > {rule.above:g}"
-    return f"{_signal(rule.signal, 'high' if rule.is_proven else 'value')} < {rule.below:g}"
+        return f"{_signal(rule.signal, 'low' if rule.is_proven else 'value', matchers)} > {rule.above:g}"
+    return f"{_signal(rule.signal, 'high' if rule.is_proven else 'value', matchers)} < {rule.below:g}"
 
 
-def _harm(harm: Mapping[SignalName, float]) -> str:
+def _with_harm(rule: AlertRuleConfig, harm: Mapping[SignalName, float]) -> str:
+    """The condition where the same endpoint is harmed, in the same slot and version where both sides name one.
+
+    What stands left of `and` is the rule's own signal, so that the alert has its labels.
+    """
     if not harm:
-        return "vector(0) > 1"  # nothing counts as harm, so nothing pages
-    return " or ".join(f"{_signal(signal, 'low')} > {threshold:g}" for signal, threshold in harm.items())
+        return f"({_condition(rule)}) and on (endpoint) (vector(0) > 1)"  # nothing counts as harm, so nothing pages
+    of_all = 'slot=""'
+    return " or ".join(
+        (
+            f"(({_condition(rule)}) and on (endpoint, slot, model_version) ({_harm(harm)}))",
+            f"(({_condition(rule, of_all)}) and on (endpoint) ({_harm(harm)}))",
+            f"(({_condition(rule)}) and on (endpoint) ({_harm(harm, of_all)}))",
+        )
+    )
 
 
-def _signal(name: str, bound: str) -> str:
-    return f'teal_signal{{signal="{name}",bound="{bound}"}}'
+def _harm(harm: Mapping[SignalName, float], matchers: str = "") -> str:
+    return " or ".join(f"{_signal(signal, 'low', matchers)} > {threshold:g}" for signal, threshold in harm.items())
+
+
+def _signal(name: str, bound: str, matchers: str = "") -> str:
+    return f'teal_signal{{signal="{name}",bound="{bound}"{"," if matchers else ""}{matchers}}}'
 
 
 def _threshold(rule: AlertRuleConfig) -> str:

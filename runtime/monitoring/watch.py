@@ -18,8 +18,10 @@ from runtime.monitoring.evidence import EndpointWatch, SlotWatch, or_lowest
 from runtime.monitoring.ledger import Tick
 from runtime.monitoring.references import Reference, References, profile_reference
 from runtime.monitoring.skew import skew_evidence
+from runtime.monitoring.training_hours import TrainingHours
 from runtime.monitoring.volume import ExpectedVolume, expect_volume
 from runtime.monitoring.windows import HOUR_S, Windows
+from runtime.store.monitor_counts import WindowRow
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +39,13 @@ class Watch:
 
     name: ClassVar[str] = "watch"
 
-    def __init__(self, config: MonitoringConfig, read_profile: ProfileReader, windows: Windows) -> None:
+    def __init__(
+        self,
+        config: MonitoringConfig,
+        read_profile: ProfileReader,
+        windows: Windows,
+        training_hours: TrainingHours | None = None,
+    ) -> None:
         self._config = config
         self._detector_config = DetectorConfig(
             budget_ticks=config.false_alarm_budget_days * 86_400 / config.tick_s,
@@ -46,7 +54,7 @@ class Watch:
         )
         self._read_profile = read_profile
         self._windows = windows
-        self._references = References(windows, min_weeks=config.reference_weeks)
+        self._references = References(windows, min_weeks=config.reference_weeks, training_hours=training_hours)
         self._endpoints: dict[str, EndpointWatch] = {}
         self._volumes: dict[str, tuple[int, ExpectedVolume | None]] = {}
         self.faults: dict[str, str] = {}
@@ -63,8 +71,8 @@ class Watch:
         """What traffic at that time is compared with."""
         return self._references.choose(series, profile, at)
 
-    def advance(self, tick: Tick) -> None:
-        watched = dict(self._endpoints)
+    def advance(self, tick: Tick) -> list[WindowRow]:
+        watched = {name: watch for name, watch in self._endpoints.items() if name in tick.endpoints}
         for endpoint in sorted({series.endpoint for series in tick.tallies} | watched.keys()):
             before = watched.setdefault(endpoint, EndpointWatch(last_at=tick.until))
             watch, fault = before.copied(), self.faults.pop(endpoint, None)
@@ -82,6 +90,7 @@ class Watch:
         self._endpoints = watched
         self._references.forget({slot.series for watch in watched.values() for slot in watch.slots.values()})
         self._windows.mark(name for name, watch in watched.items() if watch.alarm_since is not None)
+        return []
 
     def snapshot(self) -> dict[str, EndpointWatch]:
         return self._endpoints
@@ -89,17 +98,15 @@ class Watch:
     def restore(self, snapshot: dict[str, EndpointWatch]) -> None:
         self._endpoints = snapshot
 
-    def to_json(self) -> Any:
-        return {
-            "settings": self._settings(),
-            "endpoints": {name: watch.to_json() for name, watch in self._endpoints.items()},
-        }
+    def to_json(self, endpoint: str) -> Any:
+        watch = self._endpoints.get(endpoint)
+        return None if watch is None else {"settings": self._settings(), "watch": watch.to_json()}
 
-    def load(self, value: Any) -> None:
+    def load(self, endpoint: str, value: Any) -> None:
         try:
             # Another budget or margin is another claim, which old evidence does not support.
             if value["settings"] == self._settings():
-                self._endpoints = {name: EndpointWatch.from_json(one) for name, one in value["endpoints"].items()}
+                self._endpoints[endpoint] = EndpointWatch.from_json(value["watch"])
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ContractError(f"the evidence is broken: {error!r}") from error
 
@@ -172,7 +179,7 @@ class Watch:
         hour = int(at // HOUR_S)
         known = self._volumes.get(endpoint)
         if known is None or known[0] != hour:
-            stretches = [one for one in self._windows.same_hours(at) if endpoint not in one.alarmed]
+            stretches = [one for one in self._windows.same_hours(endpoint, at) if not one.is_alarmed]
             known = (hour, expect_volume(endpoint, stretches, self._config.reference_weeks))
             self._volumes[endpoint] = known
         return known[1]

@@ -5,16 +5,16 @@ What led to a version stands in its lineage. Traffic moves only by a rollout's p
 """
 
 import logging
-import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from runtime.core.errors import ConflictError, RefusedError, UnreachableError, UsageError
 from runtime.core.ids import new_id
 from runtime.pipeline.continuous_data import build_next_data, training_config
+from runtime.pipeline.continuous_lease import Check
+from runtime.pipeline.continuous_progress import StoredProgress
 from runtime.pipeline.continuous_reasons import (
     count_labelled,
     find_reasons,
@@ -36,7 +36,6 @@ logger = logging.getLogger(__name__)
 
 ACTOR = "teal continuous"
 STEPS = ("data", "sweep", "register", "deploy", "rollout")
-LEASE_S = 60.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,12 +50,17 @@ class Looked:
 
 
 def look(
-    session: Session, endpoint: str, *, now: Callable[[], float] = time.time, reason: Reason | None = None
+    session: Session,
+    endpoint: str,
+    *,
+    now: Callable[[], float] = time.time,
+    reason: Reason | None = None,
+    check: Check = lambda: None,
 ) -> Looked:
     """Continue the training that runs, or start one if a trigger says so or `reason` is given. May join Ray."""
     running = session.store.running_training(endpoint)
     if running is not None:
-        return carry_on(session, running, why="continued", now=now)
+        return carry_on(session, running, why="continued", now=now, check=check)
     at = now()
     decision = (
         decide_now(session, endpoint, at) if reason is None else Decision(reason=reason, seen={}, why="asked for")
@@ -65,7 +69,7 @@ def look(
         return Looked(why=decision.why, training=None)
     trigger = decision.reason.to_json() | {"num_labelled": count_labelled(session.config, session.store, endpoint)}
     training = session.store.start_training(endpoint, trigger, actor=ACTOR, at=at)
-    return carry_on(session, training, why=decision.why, now=now)
+    return carry_on(session, training, why=decision.why, now=now, check=check)
 
 
 def asked_for(actor: str, reason: str) -> Reason:
@@ -84,41 +88,41 @@ def decide_now(session: Session, endpoint: str, at: float) -> Decision:
     return decision
 
 
-@contextmanager
-def only_here(session: Session, endpoint: str) -> Iterator[None]:
-    """Hold the endpoint's lease, and renew it meanwhile. RefusedError while another process trains it.
+def keep_looking(
+    session: Session, endpoint: str, *, reason: Reason | None, check: Check, sleep: Callable[[float], None] = time.sleep
+) -> Iterator[Looked]:
+    """Look every `continuous.interval_s`, for as long as the caller asks for more, and give what is new of trainings.
 
-    A process that was killed keeps it for LEASE_S.
+    What cannot be reached now is tried again; every other error is the caller's.
     """
-    name, holder = f"continuous {endpoint}", new_id()
-    lease = session.store.acquire_lease(name, holder, LEASE_S, time.time())
-    if lease is None:
-        found = session.store.lease(name)
-        left = 0.0 if found is None else found.expires_at - time.time()
-        raise RefusedError(
-            f"another process trains {endpoint!r} again; if it was killed, its lease ends in {max(left, 0):.0f} s"
-        )
-    done = threading.Event()
-
-    def renew() -> None:
-        while not done.wait(LEASE_S / 3):
-            try:
-                session.store.renew_lease(lease, LEASE_S, time.time())
-            except UnreachableError as error:
-                logger.warning("cannot renew the lease %s: %s", name, error)
-
-    thread = threading.Thread(target=renew, name="lease of continuous training", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        done.set()
-        thread.join()
-        session.store.release_lease(lease)
+    told: Training | None = None
+    while True:
+        try:
+            looked = look(session, endpoint, reason=reason, check=check)
+            reason = None
+        except UnreachableError as error:
+            looked = Looked(why=str(error), training=None)
+        # The cluster may be another one by the next look.
+        session.disconnect()
+        session.progress.update(looked.why if looked.waits_for is None else f"waits: {looked.waits_for}")
+        if looked.training is not None and looked.training != told:
+            told = looked.training
+            yield looked
+        sleep(session.config.continuous.interval_s)
 
 
-def carry_on(session: Session, training: Training, *, why: str, now: Callable[[], float] = time.time) -> Looked:
-    """Do the steps that are not done. A refusal ends the training; so does a failure, after which it may start anew."""
+def carry_on(
+    session: Session,
+    training: Training,
+    *,
+    why: str,
+    now: Callable[[], float] = time.time,
+    check: Check = lambda: None,
+) -> Looked:
+    """Do the steps that are not done. A refusal ends the training; so does a failure, after which it may start anew.
+
+    `check` is asked before anything is stored; what it raises is the caller's.
+    """
     steps: dict[str, Callable[[Session, Training], dict[str, Any]]] = {
         "data": _data,
         "sweep": _sweep,
@@ -131,21 +135,29 @@ def carry_on(session: Session, training: Training, *, why: str, now: Callable[[]
             f"training {training.id} is of endpoint {training.endpoint!r}, but the configuration is of "
             f"{session.config.serving.endpoint!r}; choose its data and serving groups"
         )
+    session = replace(session, progress=StoredProgress(session.progress, session.store, training))
     for name in STEPS:
         if name in training.steps:
             continue
         session.progress.update(f"training {training.endpoint} again: {name}")
+        waits_for = None
         try:
             outputs = steps[name](session, training)
         except (ConflictError, UnreachableError) as error:
-            return Looked(why=why, training=training, waits_for=str(error))
+            waits_for = str(error)
         except RefusedError as error:
-            if name in ("deploy", "rollout"):  # a slot that is busy now is idle later
-                return Looked(why=why, training=training, waits_for=str(error))
-            return Looked(why=why, training=_end(session, training, "refused", str(error), now()))
+            if name not in ("deploy", "rollout"):
+                check()
+                return Looked(why=why, training=_end(session, training, "refused", f"{name}: {error}", now()))
+            waits_for = str(error)  # a slot that is busy now is idle later
         except Exception as error:
             logger.exception("step %s of training %s failed", name, training.id)
+            check()
             return Looked(why=why, training=_end(session, training, "failed", f"{name}: {error}", now()))
+        check()
+        if waits_for is not None:
+            training = session.store.note_training(training.id, f"{name} waits: {waits_for}")
+            return Looked(why=why, training=training, waits_for=waits_for)
         training = session.store.record_training_step(training.id, name, outputs)
     outcome = str(training.steps["rollout"]["state"])
     return Looked(why=why, training=_end(session, training, "done", outcome, now()))
@@ -200,7 +212,7 @@ def _rollout(session: Session, training: Training) -> dict[str, Any]:
         )
     finally:
         store.close()
-    return {"state": f"rollout {rollout.id} started", "rollout": rollout.id}
+    return {"state": f"{rollout.id} started", "rollout": rollout.id}
 
 
 def _end(session: Session, training: Training, phase: Any, reason: str, at: float) -> Training:

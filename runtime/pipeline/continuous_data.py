@@ -70,11 +70,10 @@ def build_next_data(session: "Session", endpoint: str, *, needs_served: bool) ->
             "until": bounds["max"].isoformat(),
         },
     )
-    prepared = prepare_data(session.with_config(replace(config, data=served_config(config.data, path))))
     served = read_manifest(path).to_json()
-    version = replace(prepared.version, lineage=prepared.version.lineage | {"served": served})
-    session.store.record_data_version(version)
-    return NextData(version=version, served=served)
+    # Part of the commit itself: a kill right after it must not leave a version that looks like a prepared one.
+    session = session.with_config(replace(config, data=served_config(config.data, path)))
+    return NextData(version=prepare_data(session, origin={"served": served}).version, served=served)
 
 
 def training_config(config: Config, served: dict[str, Any] | None) -> Config:

@@ -8,12 +8,14 @@ from typing import Any
 from runtime.config.alerting import SignalName, TriggerConfig
 from runtime.config.schema import Config
 from runtime.core.errors import NotFoundError
+from runtime.data.current import current_version
 from runtime.monitoring.alerts import Alert
 from runtime.pipeline.quality_report import open_ledger
 from runtime.pipeline.quality_watch import read_alerts
 from runtime.pipeline.triggers import WEEK_S, Reason, TriggerState
 from runtime.store.control import ControlStore
 from runtime.store.records import DataVersion
+from runtime.store.rollouts import RolloutStore
 
 CHAMPION = "champion"
 DRIFT_SIGNALS: tuple[SignalName, ...] = ("drift",)
@@ -29,10 +31,8 @@ def find_reasons(config: Config, store: ControlStore, endpoint: str, now: float)
     for name, trigger in config.continuous.triggers.items():
         if trigger.kind in ("drift", "quality"):
             signals = DRIFT_SIGNALS if trigger.kind == "drift" else QUALITY_SIGNALS
-            alerts = read_alerts(store, endpoint).values()
-            found += [
-                _alert_reason(name, trigger, one) for one in alerts if one.signal in signals and one.phase in OPEN
-            ]
+            alerts = [one for one in _open_alerts(store, endpoint) if one.signal in signals]
+            found += [_alert_reason(name, trigger, one) for one in alerts]
         elif trigger.kind == "data":
             found += _new_data(config, store, endpoint, name)
         elif trigger.kind == "schedule":
@@ -42,7 +42,7 @@ def find_reasons(config: Config, store: ControlStore, endpoint: str, now: float)
     return found
 
 
-def read_trigger_state(store: ControlStore, endpoint: str, now: float) -> TriggerState:
+def read_trigger_state(store: RolloutStore, endpoint: str, now: float) -> TriggerState:
     trainings = store.trainings(endpoint, since=now - 5 * WEEK_S, limit=1000)
     remembered = store.step_outputs(_key(endpoint)) or {}
     ended = [one.ended_at for one in trainings if one.ended_at is not None]
@@ -50,6 +50,7 @@ def read_trigger_state(store: ControlStore, endpoint: str, now: float) -> Trigge
         seen={str(name): float(at) for name, at in remembered.get("seen", {}).items()},
         answered=frozenset(str(one.trigger.get("id")) for one in trainings if one.phase != "failed"),
         is_running=store.running_training(endpoint) is not None,
+        rollout=next((one.id for one in store.rollouts(endpoint, is_active=True)), None),
         last_ended_at=max(ended, default=None),
         started_at=tuple(one.started_at for one in trainings),
     )
@@ -68,11 +69,18 @@ def count_labelled(config: Config, store: ControlStore, endpoint: str) -> int:
 
 
 def base_version(store: ControlStore, table: str) -> DataVersion:
-    """The newest version of the table that was prepared from its own sources. NotFoundError if there is none."""
-    own = [one for one in store.data_versions() if one.table == table and "served" not in one.lineage]
-    if not own:
-        raise NotFoundError(f"no version of table {table!r} is prepared; `teal prepare` makes one")
-    return own[-1]
+    """The table's current version, or where that holds served rows the prepared one below it. NotFoundError if none."""
+    current = current_version(store, table)
+    served = current.lineage.get("served")
+    return current if served is None else store.data_version(served["base_table"], int(served["base_version"]))
+
+
+def _open_alerts(store: ControlStore, endpoint: str) -> Iterator[Alert]:
+    """Of the endpoint or its primary: a canary that does badly is rolled back, which needs no training."""
+    primary = next((state.primary for state in store.endpoints() if state.name == endpoint), None)
+    for alert in read_alerts(store, endpoint).values():
+        if alert.phase in OPEN and alert.slot in (None, primary):
+            yield alert
 
 
 def _alert_reason(name: str, trigger: TriggerConfig, alert: Alert) -> Reason:
@@ -101,8 +109,8 @@ def _new_data(config: Config, store: ControlStore, endpoint: str, name: str) -> 
     if champion is None:
         return  # the first model is somebody's decision
     table, _, version = str(champion.lineage.get("data_version", "")).rpartition("@")
-    if table == newest.table and version.isdigit() and int(version) >= newest.version:
-        return
+    if table != newest.table or not version.isdigit() or int(version) >= newest.version:
+        return  # also where the configuration is of another endpoint's table
     since = datetime.fromisoformat(newest.created_at).timestamp()
     evidence = {"data_version": newest.label, "champion": champion.label, "champion_data": f"{table}@{version}"}
     yield Reason(trigger=name, kind="data", id=f"data {newest.label}", since=since, evidence=evidence)

@@ -12,19 +12,19 @@ from datetime import datetime
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from runtime.core.errors import NotFoundError, UsageError
 from runtime.data.contract import feature_names, time_name
-from runtime.data.counts import Counts, Float64s, count_indices, count_moments, count_scores
+from runtime.data.counts import Counts
 from runtime.data.delta import parse_moment, read_table
 from runtime.data.encoding import Encoding
 from runtime.data.profile import Profile, build_profile
 from runtime.models.manifest import PROFILE_FILE, read_manifest
 from runtime.monitoring.detector import DetectorConfig, DriftDetector, fold_cells
 from runtime.monitoring.references import build_reference
+from runtime.monitoring.training_rows import count_rows
 from runtime.pipeline.steps import CHAMPION, Session
 from runtime.serving.payload import payload_column, payload_uri, read_payload
 from runtime.store.records import ModelVersion
@@ -190,26 +190,6 @@ def parse_stretch(text: str) -> tuple[str, datetime | None, datetime | None]:
     if since is not None and until is not None and since >= until:
         raise UsageError(f"{text!r} ends before it begins")
     return match["table"], since, until
-
-
-def count_rows(
-    profile: Profile,
-    numeric: npt.NDArray[np.float32],
-    categorical: npt.NDArray[np.int64],
-    scores: Float64s | None = None,
-) -> Counts:
-    """Rows in the profile's bins; without scores none are counted."""
-    counted = replace(
-        Counts.zero(*profile.counts.shape),
-        rows=len(numeric),
-        numeric=profile.binning.count(numeric),
-        moments=count_moments(numeric),
-        categorical=count_indices(categorical, profile.cardinalities),
-    )
-    if scores is None:
-        return counted
-    score, moments = count_scores(scores)
-    return replace(counted, score=score, score_moments=moments)
 
 
 def _table_source(

@@ -5,6 +5,7 @@ import threading
 import time
 from typing import Any
 
+from runtime.cluster.nodes import ON_HEAD
 from runtime.config.schema import Config
 from runtime.core.errors import TealError
 from runtime.governance.notify import Notifier
@@ -48,6 +49,6 @@ def start_notifier(config: Config, store: ControlStore) -> bool:
     if not config.notify.sinks:
         return False
     options: dict[str, Any] = dict(name=ACTOR_NAME, namespace=NAMESPACE, lifetime="detached", get_if_exists=True)
-    actor = ray.remote(NotifierActor).options(**options, num_cpus=0.05, max_restarts=-1)
+    actor = ray.remote(NotifierActor).options(**options, num_cpus=0.05, resources=ON_HEAD, max_restarts=-1)
     handle: Any = actor.remote(config)
     return bool(ray.get(handle.ready.remote(), timeout=config.cluster.start_timeout_s))

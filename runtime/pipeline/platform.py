@@ -13,6 +13,7 @@ from runtime.pipeline.progress import Progress
 from runtime.pipeline.steps import Session
 from runtime.store.control import ControlStore
 from runtime.store.records import EndpointState
+from runtime.store.rollouts import RolloutStore
 
 FLUSH_MARGIN_S = 0.5
 
@@ -27,7 +28,9 @@ class PlatformStatus:
     metrics_url: str
     endpoints: list[EndpointState]
     edge: dict[str, Any] | None
-    """What the edge's actor says of itself, None if nothing runs."""
+    """What the actor of the head's edge says of itself, None if nothing runs."""
+    edges: list[dict[str, Any]]
+    """Of every node's edge, those that are gone but not forgotten included."""
     monitor: dict[str, Any] | None
 
 
@@ -37,11 +40,13 @@ def start_platform(config: Config, progress: Progress) -> PlatformStatus:
     from runtime.cluster.token import read_token
     from runtime.monitoring.actor import start_monitor
     from runtime.pipeline.quality_actor import start_alerts
+    from runtime.pipeline.rollout_labels import read_labelled
     from runtime.rollout.actor import start_rollouts
+    from runtime.rollout.capacity import capacity_of_rollouts
     from runtime.serving.edge_actor import start_edge
     from runtime.serving.reconcile import reconcile
 
-    store = ControlStore.of(config.paths)
+    store = RolloutStore.of(config.paths)
     store.create_schema()
     database = _Background(lambda: _create_registry(config, store))
     progress.update("starting Ray")
@@ -53,11 +58,12 @@ def start_platform(config: Config, progress: Progress) -> PlatformStatus:
         start_alerts(config)
         start_edge(config)
         start_notifier(config, session.store)
-        start_rollouts(config)
+        start_rollouts(config, read_labelled)
         if session.store.endpoints():
             progress.update("starting the deployed models")
             token = read_token(config.paths.run)
-            reconcile(session.store, config, token=token, on_progress=progress.update)
+            capacity = capacity_of_rollouts(store)
+            reconcile(session.store, config, token=token, capacity=capacity, on_progress=progress.update)
         progress.update("opening the model registry")
         database.join()
         return _status(config, session, is_new=is_new)
@@ -99,6 +105,7 @@ def read_status(config: Config) -> PlatformStatus:
 
 def _status(config: Config, session: Session, *, is_new: bool, is_running: bool = True) -> PlatformStatus:
     from runtime.serving.edge_actor import edge_status
+    from runtime.serving.edge_fleet import edges_status
 
     ports = config.cluster.ports
     session.store.create_schema()
@@ -110,6 +117,7 @@ def _status(config: Config, session: Session, *, is_new: bool, is_running: bool 
         metrics_url=f"http://{config.cluster.host}:{ports.monitor_metrics}/metrics",
         endpoints=session.store.endpoints(),
         edge=edge_status() if is_running else None,
+        edges=edges_status(config, session.store.edge_signs(), time.time()) if is_running else [],
         monitor=_monitor_status(config) if is_running else None,
     )
 

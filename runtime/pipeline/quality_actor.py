@@ -13,6 +13,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayError
 
+from runtime.cluster.nodes import ON_HEAD
 from runtime.config.schema import Config
 from runtime.core.errors import UnreachableError
 from runtime.monitoring.actor import monitor_drift, monitor_status
@@ -92,6 +93,7 @@ def start_alerts(config: Config) -> None:
         lifetime="detached",
         get_if_exists=True,
         num_cpus=0.05,
+        resources=ON_HEAD,
         max_restarts=-1,
         max_concurrency=2,
     )

@@ -65,10 +65,10 @@ class QualityReference:
 
 def record_reference(config: Config, store: ControlStore, model: ModelVersion) -> QualityReference:
     """Score the holdout with the registered version and keep what it shows. Doing it again changes nothing."""
-    from runtime.pipeline.holdout import read_holdout, score_rows
+    from runtime.pipeline.holdout import find_holdout, score_rows
 
-    version = store.data_version(config.data.name)
-    name, rows = read_holdout(config, version)
+    holdout = find_holdout(config, store, {model.label: model.lineage})
+    rows = holdout.rows
     labels = rows.column(label_name(config.data.columns)).to_numpy().astype(np.float64)
     scores = score_rows(model.bundle_uri, model.bundle_sha256, rows)
     group = group_name(config.data.columns)
@@ -85,7 +85,7 @@ def record_reference(config: Config, store: ControlStore, model: ModelVersion) -
         )
     reference = QualityReference(
         model_version=model.label,
-        holdout=f"{version.label}: {name}",
+        holdout=f"{holdout.version.label}: {holdout.name}",
         num_rows=labels.size,
         auc=figures.auc,
         log_loss=figures.log_loss,

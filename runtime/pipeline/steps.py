@@ -5,7 +5,7 @@ need it.
 """
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -72,23 +72,29 @@ class Session:
         return replace(self, config=config)
 
 
-def prepare_data(session: Session) -> "Prepared":
-    """Write one version of the configured table, or find that the newest has the same inputs."""
+def prepare_data(session: Session, *, origin: Mapping[str, Any] | None = None) -> "Prepared":
+    """Write one version of the configured table, or find that one has the same inputs; `origin` joins its lineage."""
     from runtime.data.prepare import prepare
 
     session.connect()
     config = session.config
     return prepare(
-        config.data, paths=config.paths, store=session.store, code=session.code(), on_progress=session.progress.update
+        config.data,
+        paths=config.paths,
+        store=session.store,
+        code=session.code(),
+        origin=origin,
+        on_progress=session.progress.update,
     )
 
 
 def sweep_models(session: Session, version: DataVersion | None = None) -> "SweepResult":
-    """Train candidates of every family on one data version, by default the table's newest."""
+    """Train candidates of every family on one data version, by default the one that `prepare` gave last."""
+    from runtime.data.current import current_version
     from runtime.training.sweep import sweep
 
     config = session.config
-    version = version or session.store.data_version(config.data.name)
+    version = version or current_version(session.store, config.data.name)
     families = {
         name: config.model if name == config.model.name else compose_family(name) for name in config.tune.families
     }
@@ -190,7 +196,9 @@ def deploy_version(session: Session, reference: str, *, actor: str, force: bool 
     audit chain records; or if no slot is idle.
     """
     from runtime.cluster.token import read_token
+    from runtime.rollout.capacity import capacity_of_rollouts
     from runtime.serving.reconcile import reconcile
+    from runtime.store.rollouts import RolloutStore
 
     model = session.registry.resolve(reference)
     verdict = model.lineage.get("gate", {}).get("verdict")
@@ -207,7 +215,11 @@ def deploy_version(session: Session, reference: str, *, actor: str, force: bool 
     session.progress.update(f"starting {model.label} in slot {slot}")
     config = replace(session.config, serving=replace(session.config.serving, endpoint=model.name))
     reconciled = reconcile(
-        session.store, config, token=read_token(config.paths.run), on_progress=session.progress.update
+        session.store,
+        config,
+        token=read_token(config.paths.run),
+        capacity=capacity_of_rollouts(RolloutStore.of(config.paths)),
+        on_progress=session.progress.update,
     )
     is_primary = session.store.endpoint(model.name).primary == slot
     if is_primary and session.store.alias(model.name, CHAMPION) is None:

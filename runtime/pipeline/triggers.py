@@ -41,6 +41,8 @@ class TriggerState:
     answered: frozenset[str] = frozenset()
     """Reasons that a training was started for, unless it failed."""
     is_running: bool = False
+    rollout: str | None = None
+    """The one that moves the endpoint's traffic now: until it ends nobody knows which version is to be beaten."""
     last_ended_at: float | None = None
     started_at: tuple[float, ...] = ()
     """Starts of the trainings of the last week at least."""
@@ -66,23 +68,29 @@ def decide(config: ContinuousConfig, reasons: Sequence[Reason], state: TriggerSt
 
     if state.is_running:
         return wait("a training is running")
+    if state.rollout is not None:
+        return wait(f"rollout {state.rollout} has not ended; `teal rollout status` shows it")
     if not reasons:
         return wait("no trigger has a reason")
     if not fresh:
-        return wait(f"{_names(reasons)}: answered by an earlier training")
+        return wait(f"{_names(reasons)}: answered by an earlier training; `teal continuous run --now` starts another")
     held = [one for one in fresh if now - seen[one.id] >= config.triggers[one.trigger].debounce_s]
     if not held:
         first = min(fresh, key=lambda one: seen[one.id] + config.triggers[one.trigger].debounce_s)
         left = seen[first.id] + config.triggers[first.trigger].debounce_s - now
-        return wait(f"{first.trigger} must hold for {left:.0f} s more")
+        return wait(f"{first.trigger} must hold for {_span(left)} more")
     if state.last_ended_at is not None and now - state.last_ended_at < config.cooldown_s:
         left = config.cooldown_s - (now - state.last_ended_at)
-        return wait(f"{_names(held)}: the last training ended lately; {left:.0f} s of the cool-down are left")
+        return wait(
+            f"{_names(held)}: the last training ended lately; {_span(left)} of the cool-down are left "
+            "(continuous.cooldown_s)"
+        )
     in_week = [moment for moment in state.started_at if now - moment < WEEK_S]
     if len(in_week) >= config.max_runs_per_week:
         frees_s = min(in_week) + WEEK_S - now
         return wait(
-            f"{_names(held)}: the budget of {config.max_runs_per_week} trainings a week is spent for {frees_s:.0f} s"
+            f"{_names(held)}: the budget of {config.max_runs_per_week} trainings a week is spent for {_span(frees_s)} "
+            "(continuous.max_runs_per_week); `teal continuous run --now` goes beyond it"
         )
     chosen = min(held, key=lambda one: (PRIORITY.index(one.kind), seen[one.id], one.id))
     others = [one for one in held if one is not chosen]
@@ -92,3 +100,10 @@ def decide(config: ContinuousConfig, reasons: Sequence[Reason], state: TriggerSt
 
 def _names(reasons: Sequence[Reason]) -> str:
     return ", ".join(sorted({one.trigger for one in reasons}))
+
+
+def _span(seconds: float) -> str:
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.0f} s"

@@ -131,6 +131,10 @@ class Registry:
     def set_alias(self, name: str, alias: str, version: int) -> None:
         """Point an alias at a version: in the store, then in MLflow for those who look there."""
         self._store.set_alias(name, alias, version)
+        self.show_alias(name, alias, version)
+
+    def show_alias(self, name: str, alias: str, version: int) -> None:
+        """Point an alias at a version in MLflow alone, as the store has it already."""
         self._client.set_registered_model_alias(name, alias, str(version))
 
     def resolve(self, reference: str) -> ModelVersion:

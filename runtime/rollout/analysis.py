@@ -42,6 +42,9 @@ class Metric:
     negligible_rate: float | None = None
     """For events only: a canary proved to have a lower rate passes too. Where nothing fails, nothing else can."""
 
+    is_late: bool = False
+    """Counted by `observe_late` alone: a tick without it lacks nothing."""
+
     def __post_init__(self) -> None:
         check_margin(self.margin)
         if not 0 < self.weight < math.inf:
@@ -66,6 +69,8 @@ class AnalysisPlan:
         names = [metric.name for metric in self.metrics]
         if not names or len(set(names)) != len(names):
             raise ConfigError(f"a plan needs metrics with different names but got {names}")
+        if all(metric.is_late for metric in self.metrics):
+            raise ConfigError(f"a plan needs a metric that is not late but got {names}")
         if not any(metric.is_required for metric in self.metrics):
             raise ConfigError(f"a plan needs at least one required metric but none of {names} is")
         if self.min_requests < 1:
@@ -143,19 +148,35 @@ class Analysis:
             (metric, _next_state(metric, state, counts.get(metric.name), share / FULL_SHARE))
             for metric, state in zip(self.plan.metrics, self.states, strict=True)
         ]
-        states = tuple(state for _, state in pairs)
-        combined = float(log_weighted_sum([state.log_rollback for state in states], self.plan.weights))
-        required = [counts.get(metric.name) for metric in self.plan.metrics if metric.is_required]
+        timely = [metric for metric in self.plan.metrics if not metric.is_late]
+        judged = [metric for metric in timely if metric.is_required] or timely
+        required = [counts.get(metric.name) for metric in judged]
         return replace(
-            self,
-            states=states,
-            max_log_rollback=max(self.max_log_rollback, combined),
+            self._with_states(tuple(state for _, state in pairs)),
             step_requests=self.step_requests + min(_canary_size(counted) for counted in required),
-            missing=tuple(
-                why for metric in self.plan.metrics if (why := _why_missing(metric, counts.get(metric.name)))
-            ),
+            missing=tuple(why for metric in timely if (why := _why_missing(metric, counts.get(metric.name)))),
             num_ticks=self.num_ticks + 1,
         )
+
+    def observe_late(self, name: str, counted: ValueSums, *, is_of_this_step: bool) -> "Analysis":
+        """Add what is known only now of rows that were answered at one share, of this step or an earlier one.
+
+        An earlier step's speaks against the canary like any other; for it only what this step brought does.
+        """
+        states = []
+        for metric, state in zip(self.plan.metrics, self.states, strict=True):
+            if metric.name != name:
+                states.append(state)
+                continue
+            after = _next_state(metric, state, counted, 0.5)
+            if isinstance(after, ValueState) and isinstance(state, ValueState) and not is_of_this_step:
+                after = replace(after, promotion=state.promotion)
+            states.append(after)
+        return self._with_states(tuple(states))
+
+    def _with_states(self, states: "tuple[EventState | ValueState, ...]") -> "Analysis":
+        combined = float(log_weighted_sum([state.log_rollback for state in states], self.plan.weights))
+        return replace(self, states=states, max_log_rollback=max(self.max_log_rollback, combined))
 
     def at_new_step(self) -> "Analysis":
         """Promotion starts again from nothing; evidence against the canary stays."""
@@ -181,6 +202,8 @@ class Analysis:
             )
         elif not self.num_ticks or self.missing:
             reasons = self.missing or ("nothing was counted yet",)
+        elif plan.promote_on == "no_harm" and (unheard := self._unheard()):
+            reasons = unheard
         elif plan.promote_on == "no_harm":
             if self.step_requests >= plan.min_requests:
                 outcome = "Successful"
@@ -209,6 +232,14 @@ class Analysis:
             rollback_threshold=rollback_threshold,
             promotion_threshold=promotion_threshold,
             metrics=metrics,
+        )
+
+    def _unheard(self) -> tuple[str, ...]:
+        """Required metrics that are late and of which nothing came yet."""
+        return tuple(
+            f"{metric.name}: no labels came back yet"
+            for metric, state in zip(self.plan.metrics, self.states, strict=True)
+            if metric.is_late and metric.is_required and not state.canary_requests
         )
 
     def to_json(self) -> dict[str, Any]:

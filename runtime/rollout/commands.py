@@ -170,6 +170,15 @@ class _Blind:
     def read(self, _source: Source, _endpoint: EndpointState, _now: float) -> Reading | None:
         return None
 
+    def read_failed_keys(self, _endpoint: EndpointState) -> None:
+        return
+
+    def read_losses(self, *_: object) -> None:
+        return
+
+    def ask_capacity(self, _endpoint: EndpointState, _wanted: Mapping[Slot, int]) -> str | None:
+        return None
+
     def traffic_changed(self) -> None:
         return
 

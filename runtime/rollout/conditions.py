@@ -62,8 +62,49 @@ def may_prepare(view: View) -> str | None:
     return None if lacks_approval(view) else "the canary's slot must answer first"
 
 
+def may_shadow(view: View) -> str | None:
+    if view.plan.shadow is None or _trouble(view) or view.observed.capacity:
+        return None
+    return f"both slots answer; the canary is asked {view.plan.shadow.fraction:.0%} of the primary's requests"
+
+
 def is_ready(view: View) -> str | None:
-    return None if _trouble(view) else "both slots answer"
+    if view.plan.shadow is not None or _trouble(view) or view.observed.capacity:
+        return None
+    return "both slots answer"
+
+
+def is_shadow_passed(view: View) -> str | None:
+    shadow = view.shadow
+    if shadow is None or shadow.outcome != "Successful" or _trouble(view) or view.observed.capacity:
+        return None
+    return shadow.reason
+
+
+def is_shadow_worse(view: View) -> str | None:
+    return view.shadow.reason if view.shadow is not None and view.shadow.outcome == "Failed" else None
+
+
+def is_shadow_overdue(view: View) -> str | None:
+    """A shadow that holds goes on being asked: nobody gets its answers."""
+    if view.plan.shadow is None or view.shadow is None or view.plan.on_deadline != "abort":
+        return None
+    waited = view.now - view.rollout.phase_since
+    if waited <= view.plan.shadow.max_s or view.shadow.outcome == "Successful":
+        return None
+    return f"the shadow is not decided after {view.plan.shadow.max_s:g} s: {view.shadow.reason}"
+
+
+def is_rising(view: View) -> bool:
+    """Whether the next share comes as soon as there is room for it: nobody and nothing else is waited for."""
+    if view.phase in (Phase.PREPARING, Phase.SHADOWING):
+        return True
+    return (
+        view.phase in (Phase.PROGRESSING, Phase.HOLDING)
+        and view.rollout.is_step_passed
+        and lacks_approval(view) is None
+        and needs_pause(view) is None
+    )
 
 
 def _trouble(view: View) -> str | None:
@@ -90,8 +131,14 @@ def _silence(view: View) -> str | None:
     return None
 
 
+def _lacks_room(view: View) -> str | None:
+    return view.observed.capacity if view.rollout.is_step_passed else None
+
+
 def must_hold(view: View) -> str | None:
     why = _lasting_trouble(view) or _silence(view)
+    if why is None and view.now - view.rollout.phase_since > view.plan.hold_after_s:
+        why = _lacks_room(view)
     if why is None and _is_overdue(view) and view.plan.on_deadline == "hold":
         return _overdue_text(view)
     return why
@@ -107,7 +154,7 @@ def _lasting_trouble(view: View) -> str | None:
 
 
 def is_well(view: View) -> str | None:
-    if _trouble(view) or must_hold(view):
+    if _trouble(view) or must_hold(view) or _lacks_room(view):
         return None
     return "slots, edges and metrics are there again"
 
@@ -154,7 +201,9 @@ def needs_pause(view: View) -> str | None:
 
 def may_step(view: View) -> str | None:
     following = view.next_step
-    if not view.rollout.is_step_passed or following is None or following.is_last or _trouble(view) or _silence(view):
+    if not view.rollout.is_step_passed or following is None or following.is_last:
+        return None
+    if _trouble(view) or _silence(view) or view.observed.capacity:
         return None
     return f"on to {following.percent} %"
 
@@ -163,7 +212,7 @@ def may_finish(view: View) -> str | None:
     following = view.next_step
     if not view.rollout.is_step_passed or following is None or not following.is_last:
         return None
-    return None if _trouble(view) or _silence(view) else "every step has passed"
+    return None if _trouble(view) or _silence(view) or view.observed.capacity else "every step has passed"
 
 
 def may_promote(view: View) -> str | None:
@@ -180,6 +229,9 @@ def is_applied(view: View) -> str | None:
 
 def is_drained(view: View) -> str | None:
     waited = view.now - view.rollout.phase_since
+    # Replicas that are not needed any more go first, but none that cannot be told of it holds up the end.
+    if view.observed.capacity and waited <= view.plan.hold_after_s:
+        return None
     return "what was under way has ended" if waited >= view.plan.settle_s and view.observed.is_applied else None
 
 
@@ -203,4 +255,6 @@ def why_waiting(view: View) -> str:
         return trouble
     if view.phase is Phase.PROMOTING:
         return f"100 % for {view.step_s:.0f} of {view.plan.rollback_window_s:g} s"
-    return view.rollout.reason
+    if view.observed.capacity and (is_rising(view) or view.phase is Phase.DRAINING):
+        return view.observed.capacity
+    return view.rollout.reason if view.shadow is None else view.shadow.reason

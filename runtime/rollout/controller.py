@@ -6,16 +6,21 @@ the one whose lease was taken over is refused by the store.
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Protocol
 
 from runtime.core.errors import ConfigError, ConflictError, ContractError, TealError
+from runtime.rollout import conditions
+from runtime.rollout.aliases import announce_alias
+from runtime.rollout.capacity import wanted_capacity
 from runtime.rollout.decisions import Action, Observe, Settled, decide, outcome_after
+from runtime.rollout.labels import LossSums, Span
 from runtime.rollout.phases import TERMINAL, Event, Phase, next_phase
 from runtime.rollout.plan import plan_from_json, steps_of
-from runtime.rollout.progress import Progress, counts_to_json, look
-from runtime.rollout.readings import SOURCES, Reading, Source
+from runtime.rollout.progress import Progress, counts_to_json, look, look_at_labels
+from runtime.rollout.readings import SOURCES, FailedKeys, Reading, Source
+from runtime.rollout.shadowing import judge_shadow, sum_counts
 from runtime.rollout.traffic import EDGE_ALIVE_S
 from runtime.rollout.view import NOTHING_JUDGED, Judged, Observed, View
 from runtime.store.records import Approval, EndpointState, Lease, Slot
@@ -40,6 +45,15 @@ class World(Protocol):
 
     def read(self, source: Source, endpoint: EndpointState, now: float) -> Reading | None:
         """None if the source does not answer."""
+
+    def read_failed_keys(self, endpoint: EndpointState) -> FailedKeys | None:
+        """Which routing keys have met errors, and how often; None if no edge says."""
+
+    def read_losses(self, endpoint: EndpointState, spans: Sequence[Span], kinds: Collection[str]) -> LossSums | None:
+        """Losses of these kinds on the labels that are known by now; None if they cannot be read."""
+
+    def ask_capacity(self, endpoint: EndpointState, wanted: Mapping[Slot, int]) -> str | None:
+        """See to it that each slot can carry so many basis points; why it cannot yet, None once it can."""
 
     def traffic_changed(self) -> None:
         """Tell the edges that there is something new."""
@@ -126,6 +140,10 @@ class Controller:
                 return "settled"
             if isinstance(decision, Observe):
                 return self._observe(view)
+            if view.phase is Phase.PREPARING and decision.reason != rollout.reason:
+                # Whoever looks is told what it waits for.
+                told = replace(rollout, reason=decision.reason)
+                self._store.record_tick(rollout, told, None, fencing=self._fencing)
         except ConflictError as error:
             # Somebody was first; the next call sees what they did.
             logger.info("rollout %s: %s", rollout.id, error)
@@ -161,8 +179,16 @@ class Controller:
         rollout, now = view.rollout, view.now
         assert view.step is not None
         progress = Progress.from_json(view.plan, view.step, rollout.progress)
+        # Keys first: a request that fails between the two questions is counted before its key is, never after.
+        keys = self._world.read_failed_keys(view.observed.endpoint) if view.plan.is_sticky else None
         readings = {source: self._world.read(source, view.observed.endpoint, now) for source in SOURCES}
-        seen = look(view.plan, rollout, progress, readings, share=view.step.share, now=now)
+        if (edge := readings["edge"]) is not None:
+            readings["edge"] = replace(edge, failed_keys=keys)
+        assert rollout.step_since is not None
+        settled_at = rollout.step_since + view.plan.settle_s
+        begun = progress.in_span(rollout.step, view.step.share, settled_at)
+        begun = self._with_labels(view, begun)
+        seen = look(view.plan, rollout, begun, readings, share=view.step.share, now=now, settled_at=settled_at)
         tick = None
         if seen.counts is not None:
             tick = AnalysisTick(
@@ -181,6 +207,11 @@ class Controller:
             rollout, replace(rollout, progress=seen.progress.to_json()), tick, fencing=self._fencing
         )
         return None if tick is None else f"tick {tick.number}"
+
+    def _with_labels(self, view: View, progress: Progress) -> Progress:
+        kinds = sorted({metric.loss for metric in view.plan.metrics.values() if metric.loss is not None})
+        losses = self._world.read_losses(view.observed.endpoint, progress.spans, kinds) if kinds else None
+        return progress if losses is None else look_at_labels(view.plan, view.rollout, progress, losses)
 
 
 def view_of(store: RolloutStore, world: World, rollout: Rollout) -> View:
@@ -208,7 +239,14 @@ def view_of(store: RolloutStore, world: World, rollout: Rollout) -> View:
     judged: Judged = NOTHING_JUDGED
     if rollout.step >= 0 and rollout.progress:
         judged = Progress.from_json(plan, steps[rollout.step], rollout.progress).judged()
-    return View(rollout=rollout, plan=plan, steps=steps, judged=judged, observed=observed, now=now)
+    shadow = None
+    if rollout.phase == Phase.SHADOWING:
+        shadow = judge_shadow(plan, sum_counts(store.shadow_counts(rollout.id)))
+    view = View(rollout=rollout, plan=plan, steps=steps, judged=judged, observed=observed, now=now, shadow=shadow)
+    if not plan.capacity_lead:
+        return view
+    wanted = wanted_capacity(rollout, plan, is_rising=conditions.is_rising(view))
+    return replace(view, observed=replace(observed, capacity=world.ask_capacity(endpoint, wanted)))
 
 
 def apply_action(
@@ -221,12 +259,13 @@ def apply_action(
     progress = rollout.progress
     if is_new_step:
         step = view.steps[action.step]
-        progress = Progress.from_json(view.plan, step, progress).at_new_step().to_json()
+        progress = Progress.from_json(view.plan, step, progress).at_new_step(now).to_json()
     after = replace(
         rollout,
         phase=str(action.phase),
         step=action.step,
-        reason=action.reason,
+        # How it ends was decided before: that stays the answer to "why", and the audit row has this step's.
+        reason=rollout.reason if action.event in (Event.APPLIED, Event.DRAINED) else action.reason,
         outcome=outcome_after(action) or rollout.outcome,
         is_step_passed=not is_new_step and (rollout.is_step_passed or action.event is Event.PASSED),
         resumed_step=rollout.step + 1 if action.event is Event.RESUME else rollout.resumed_step,
@@ -243,13 +282,19 @@ def apply_action(
     before = replace(rollout, generation=view.observed.endpoint.generation)
     with store.transaction():
         changed = store.change_rollout(
-            before, after, share=action.share, is_promotion=action.is_promotion, fencing=fencing
+            before,
+            after,
+            share=action.share,
+            is_promotion=action.is_promotion,
+            detail={"reason": action.reason},
+            fencing=fencing,
         )
         if action.event is Event.NEED_APPROVAL:
             _ask_approval(store, view, changed)
         if action.is_promotion:
             name, _, version = rollout.canary_model.rpartition(":")
             store.set_alias(name, CHAMPION, int(version))
+            announce_alias(store, name, CHAMPION, int(version), at=now)
         return changed
 
 

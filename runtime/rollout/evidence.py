@@ -93,6 +93,20 @@ def log_ceiling_products(events: npt.ArrayLike, requests: npt.ArrayLike, ceiling
     return added
 
 
+def log_rate_products(events: npt.ArrayLike, requests: npt.ArrayLike, limit: float) -> Floats:
+    """What these events of so many requests add to log ratios against "their rate is at most `limit`". [..., 8].
+
+    As `log_ceiling_products`, for odds above the limit's: rising in the rate, so at most 1 for every rate up to it.
+    """
+    if not 0 < limit < 1:
+        raise UsageError(f"a rate's limit must be within 0..1, ends excluded, but got {limit}")
+    happened = np.asarray(events, dtype=np.float64)[..., None]
+    passed = np.asarray(requests, dtype=np.float64)[..., None] - happened
+    rates = boundary(limit, _RISKS)
+    added: Floats = happened * np.log(rates / limit) + passed * (np.log1p(-rates) - np.log1p(-limit))
+    return added
+
+
 def log_mixture(products: Floats) -> Floats:
     """log E of accumulated `log_products`: the mean of the eight ratios. Shape [...]."""
     mixed: Floats = logsumexp(products, axis=-1) - math.log(NUM_RISKS)

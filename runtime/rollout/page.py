@@ -1,8 +1,11 @@
 """A rollout's summary as one HTML page, readable by the reader's light or dark setting and on paper."""
 
+import math
 from collections.abc import Sequence
 from html import escape
 from typing import Any
+
+from runtime.serving.shadow import DIFFERENCE_BOUNDS
 
 WIDTH, HEIGHT, MARGIN = 760, 240, 44
 
@@ -54,6 +57,7 @@ def render_page(content: dict[str, Any], *, signature: str | None = None) -> str
  {escape(content["started_at"])}, {f"ended at {escape(content['ended_at'])}" if content["ended_at"] else "not ended"}.
  People and programs: {escape(", ".join(content["people"]))}.</p>
 {no_harm}
+{_shadow(content.get("shadow"))}
 <h2>Evidence</h2>
 {draw_evidence(content["evidence"])}
 <h2>Steps</h2>
@@ -95,6 +99,30 @@ def draw_evidence(evidence: Sequence[dict[str, Any]]) -> str:
 </svg>
 <p class=faint><span class=bad>red</span>: the canary is worse than its margins; <span class=good>green</span>: it is
 within them, of the metric that has shown least. Where a line reaches the dashed one, that is decided.</p>"""
+
+
+def _shadow(shadow: dict[str, Any] | None) -> str:
+    if shadow is None:
+        return ""
+    rows = [
+        ("asked", f"{shadow['asked']:,}"),
+        ("failed", f"{shadow['failed']:,}"),
+        ("not asked, under load", f"{shadow['dropped']:,}"),
+        ("mean difference of scores", f"{shadow['mean_difference']:.4f}"),
+        ("largest difference", f"{shadow['largest_difference']:.4f}"),
+        *((f"rows with a difference {text}", f"{number:,}") for text, number in difference_classes(shadow)),
+    ]
+    table = _table(("before any traffic", ""), rows)
+    return f"<h2>Shadow</h2><p>{escape(shadow['reason'])}.</p><div class=scroll>{table}</div>"
+
+
+def difference_classes(shadow: dict[str, Any]) -> list[tuple[str, int]]:
+    """Of the differences of scores, as texts with the number of rows; without the empty ones."""
+    bounds = [*DIFFERENCE_BOUNDS, math.inf]
+    texts = [f"up to {high:g}" if math.isfinite(high) else f"above {bounds[-2]:g}" for high in bounds]
+    texts[0] = "of 0"
+    found = zip(texts, shadow["difference_counts"], strict=False)
+    return [(text, number) for text, number in found if number]
 
 
 DECISION_HEADS = ("row", "at", "who", "what", "why")

@@ -9,6 +9,7 @@ class Phase(StrEnum):
     PENDING = "Pending"
     AWAITING_APPROVAL = "AwaitingApproval"
     PREPARING = "Preparing"
+    SHADOWING = "Shadowing"
     PROGRESSING = "Progressing"
     HOLDING = "Holding"
     PAUSED = "Paused"
@@ -26,6 +27,7 @@ class Event(StrEnum):
     APPROVED = "approved"
     DENIED = "denied"
     PREPARE = "prepare"
+    SHADOW = "shadow"
     READY = "ready"
     STEP = "step"
     PASSED = "passed"
@@ -49,13 +51,14 @@ class Event(StrEnum):
 TERMINAL = frozenset({Phase.SUCCEEDED, Phase.ROLLED_BACK, Phase.ABORTED, Phase.FAILED})
 UNDER_WAY = (Phase.PROGRESSING, Phase.HOLDING, Phase.PAUSED, Phase.AWAITING_APPROVAL)
 """Phases in which a step's share is on the canary, or may be."""
-OPEN = (Phase.PENDING, Phase.PREPARING, *UNDER_WAY, Phase.PROMOTING)
+OPEN = (Phase.PENDING, Phase.PREPARING, Phase.SHADOWING, *UNDER_WAY, Phase.PROMOTING)
 """Phases in which it is not decided how the rollout ends."""
 
 TABLE: dict[tuple[Phase, Event], Phase] = {
     (Phase.PENDING, Event.NEED_APPROVAL): Phase.AWAITING_APPROVAL,
     (Phase.PENDING, Event.PREPARE): Phase.PREPARING,
-    (Phase.PREPARING, Event.READY): Phase.PROGRESSING,
+    (Phase.PREPARING, Event.SHADOW): Phase.SHADOWING,
+    **{(phase, Event.READY): Phase.PROGRESSING for phase in (Phase.PREPARING, Phase.SHADOWING)},
     (Phase.PROGRESSING, Event.STEP): Phase.PROGRESSING,
     (Phase.PROGRESSING, Event.PASSED): Phase.PROGRESSING,
     (Phase.PROGRESSING, Event.NEED_APPROVAL): Phase.AWAITING_APPROVAL,
@@ -71,8 +74,8 @@ TABLE: dict[tuple[Phase, Event], Phase] = {
     **{(phase, Event.PAUSE): Phase.PAUSED for phase in (Phase.PROGRESSING, Phase.HOLDING)},
     **{(phase, Event.LAST): Phase.PROMOTING for phase in (Phase.PROGRESSING, Phase.HOLDING)},
     **{(phase, Event.PROMOTE): Phase.PROMOTING for phase in (Phase.PROGRESSING, Phase.HOLDING, Phase.PAUSED)},
-    **{(phase, Event.WORSE): Phase.ROLLING_BACK for phase in UNDER_WAY},
-    **{(phase, Event.DEADLINE): Phase.ROLLING_BACK for phase in (Phase.PROGRESSING, Phase.HOLDING)},
+    **{(phase, Event.WORSE): Phase.ROLLING_BACK for phase in (Phase.SHADOWING, *UNDER_WAY)},
+    **{(phase, Event.DEADLINE): Phase.ROLLING_BACK for phase in (Phase.SHADOWING, Phase.PROGRESSING, Phase.HOLDING)},
     **{(phase, Event.DENIED): Phase.ROLLING_BACK for phase in (Phase.AWAITING_APPROVAL,)},
     **{(phase, Event.ABORT): Phase.ROLLING_BACK for phase in OPEN},
     # What cannot be read any more cannot be drained either: its traffic goes back with this.

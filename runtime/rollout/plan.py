@@ -15,6 +15,8 @@ from runtime.store.records import FULL_SHARE
 
 ASSUMED_ERROR_RATE = 0.001
 ASSUMED_DEVIATION = 0.25
+ASSUMED_LOSS_DEVIATION = 0.4
+"""And that every request's label comes back."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -79,6 +81,9 @@ def analysis_plan(plan: RolloutConfig, step: Step) -> AnalysisPlan:
     """The metrics as the analysis compares them. A score may move neither up nor down: two comparisons."""
     metrics = []
     for name, metric in plan.metrics.items():
+        if metric.kind == "feedback":
+            metrics.append(_feedback_metric(name, metric))
+            continue
         if metric.kind != "score":
             metrics.append(_event_metric(name, metric))
             continue
@@ -176,9 +181,21 @@ def _event_metric(name: str, metric: RolloutMetricConfig) -> Metric:
     )
 
 
+def _feedback_metric(name: str, metric: RolloutMetricConfig) -> Metric:
+    return Metric(
+        name=name,
+        kind="value",
+        margin=metric.margin,
+        weight=metric.weight,
+        is_required=metric.is_required,
+        is_late=True,
+    )
+
+
 def _requests_needed(metric: RolloutMetricConfig, share: float, alpha: float) -> float:
-    if metric.kind == "score":
-        deviation = ASSUMED_DEVIATION if metric.expected is None else metric.expected
+    if metric.kind in ("score", "feedback"):
+        assumed = ASSUMED_DEVIATION if metric.kind == "score" else ASSUMED_LOSS_DEVIATION
+        deviation = assumed if metric.expected is None else metric.expected
         rows = expected_canary_rows(
             margin=metric.margin, deviation=deviation, share=share, alpha=alpha, min_rows=MIN_CANARY_ROWS
         )

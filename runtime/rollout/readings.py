@@ -1,11 +1,12 @@
 """Counts that only grow, read now and then, and what happened between two readings, as the analysis counts it.
 
-An edge counts what clients saw, by backend. Replicas count latencies and scores. Neither counts by key, so a client
-that sends x-routing-key is counted as often as it asks: see docs/rollout-statistics.md.
+An edge counts what clients saw, by backend. Replicas count latencies and scores. Errors are also known by routing key;
+the rest is not, and a client that sends x-routing-key is counted as often as it asks: see docs/rollout-statistics.md.
 """
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+import math
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -21,7 +22,17 @@ SOURCES: tuple[Source, Source] = ("edge", "replicas")
 SOURCE_OF_KIND: dict[str, Source] = {"errors": "edge", "latency": "replicas", "score": "replicas"}
 Counted = dict[str, list[float]]
 """Counter to its cells: `requests` and `errors` have one, `latency` 98, `score` three (rows, sum, squares)."""
+FailedKeys = dict[str, dict[str, int]]
+"""Slot to hash of a routing key to how often it met an error."""
 ZEROS: Counted = {"requests": [0], "errors": [0], "refused": [0], "latency": [0] * 98, "score": [0, 0, 0]}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Life:
+    """The counters of one process of an edge, which began with it and ended with it."""
+
+    began_at: float
+    slots: dict[str, Counted]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,13 +46,23 @@ class Reading:
     epoch: str
     """Names the life of whoever counts: with another one, counters began again."""
     slots: dict[str, Counted]
+    failed_keys: FailedKeys | None = None
+    """For sticky plans, from the edge."""
+    lives: dict[str, Life] = field(default_factory=dict)
+    """Of all processes of all edges, dead ones as they were last read; `slots` is empty then."""
+    complete_until: float | None = math.inf
+    """What was counted until then is in; None where that is not known."""
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        """As a baseline, for which `complete_until` has been looked at."""
+        values = asdict(self)
+        del values["complete_until"]
+        return values
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "Reading":
-        return cls(**values)
+        lives = {name: Life(**life) for name, life in values.get("lives", {}).items()}
+        return cls(**{**values, "lives": lives})
 
 
 def counts_between(before: Reading, after: Reading) -> dict[str, Counted] | None:
@@ -50,9 +71,24 @@ def counts_between(before: Reading, after: Reading) -> dict[str, Counted] | None
     A counter that began again counts from nothing: what came between the old reading and the new beginning is lost for
     both slots alike.
     """
-    if before.generation != after.generation:
+    if before.generation != after.generation or bool(before.lives) != bool(after.lives):
         return None
+    if after.lives:
+        return {slot: _grown_in_lives(before, after, slot) for slot in SLOTS}
     return {slot: _grown(before, after, slot) for slot in SLOTS}
+
+
+def fresh_keys(before: Reading, after: Reading, spent: Collection[str]) -> dict[str, frozenset[str]] | None:
+    """Slot to the keys that met an error between the readings, and none before in the rollout. None if unknown."""
+    if before.failed_keys is None or after.failed_keys is None:
+        return None
+    then: FailedKeys = before.failed_keys if before.epoch == after.epoch else {}
+    return {
+        slot: frozenset(
+            key for key, number in failed.items() if number > then.get(slot, {}).get(key, 0) and key not in spent
+        )
+        for slot, failed in after.failed_keys.items()
+    }
 
 
 def has_traffic(counts: Mapping[str, Counted] | None) -> bool:
@@ -66,10 +102,16 @@ def metric_counts(
     canary: str,
     primary: str,
     past: LatencyPast,
+    keys: Mapping[str, Collection[str]] | None = None,
 ) -> dict[str, MetricCounts | None]:
-    """The analysis' counts of one tick, by metric; None for those whose source had nothing to say."""
+    """The analysis' counts of one tick, by metric; None for those whose source had nothing to say.
+
+    `keys`: slot to the `fresh_keys`, which are the events of a sticky plan.
+    """
     found: dict[str, MetricCounts | None] = {}
     for name, metric in plan.metrics.items():
+        if metric.kind == "feedback":
+            continue  # its labels come later, see `labels`
         read = counts.get(SOURCE_OF_KIND[metric.kind])
         if metric.kind == "score":
             sums = None if read is None else _score_sums(read[canary]["score"], read[primary]["score"])
@@ -79,6 +121,8 @@ def metric_counts(
         elif metric.kind == "latency":
             assert metric.quantile is not None
             found[name] = past.events(read[canary]["latency"], read[primary]["latency"], metric.quantile)
+        elif plan.is_sticky:
+            found[name] = None if keys is None else _key_counts(read, keys, canary, primary)
         else:
             found[name] = EventCounts(
                 canary_requests=int(read[canary]["requests"][0]),
@@ -89,6 +133,20 @@ def metric_counts(
     return found
 
 
+def _key_counts(
+    read: Mapping[str, Counted], keys: Mapping[str, Collection[str]], canary: str, primary: str
+) -> EventCounts:
+    """Requests say how much was seen, keys alone speak for or against. A request may fail between two questions to the
+    edge, and count in the tick before its key does."""
+    events = {slot: len(keys.get(slot, ())) for slot in (canary, primary)}
+    return EventCounts(
+        canary_requests=max(int(read[canary]["requests"][0]), events[canary]),
+        canary_events=events[canary],
+        primary_requests=max(int(read[primary]["requests"][0]), events[primary]),
+        primary_events=events[primary],
+    )
+
+
 def _grown(before: Reading, after: Reading, slot: str) -> Counted:
     now = after.slots.get(slot, ZEROS)
     then = before.slots.get(slot, ZEROS)
@@ -96,6 +154,20 @@ def _grown(before: Reading, after: Reading, slot: str) -> Counted:
     if began_again:
         return now
     return {name: (np.array(cells) - np.array(then.get(name, ZEROS[name]))).tolist() for name, cells in now.items()}
+
+
+def _grown_in_lives(before: Reading, after: Reading, slot: str) -> Counted:
+    """A life that nobody had read counts from its beginning if that came later; else from now on."""
+    sums = dict.fromkeys(("requests", "errors", "refused"), 0.0)
+    for name, life in after.lives.items():
+        then = before.lives.get(name)
+        if then is None and life.began_at <= before.at:
+            continue
+        if then is not None and life.slots[slot]["requests"][0] < then.slots[slot]["requests"][0]:
+            continue  # a worker that a reload replaced has forgotten some of it
+        for counter in sums:
+            sums[counter] += life.slots[slot][counter][0] - (0.0 if then is None else then.slots[slot][counter][0])
+    return {name: [total] for name, total in sums.items()}
 
 
 def _score_sums(canary: list[float], primary: list[float]) -> ValueSums:

@@ -1,9 +1,11 @@
 """What a rollout did, as one JSON document: steps with what was counted, evidence over time, decisions, people."""
 
 import math
+from dataclasses import asdict
 from typing import Any
 
 from runtime.rollout.plan import plan_from_json, steps_of
+from runtime.rollout.shadowing import ShadowVerdict, judge_shadow, sum_counts
 from runtime.store.records import FULL_SHARE, Transition
 from runtime.store.rollouts import AnalysisTick, Rollout, RolloutStore, moment
 
@@ -17,6 +19,7 @@ def summarise(store: RolloutStore, rollout: Rollout) -> dict[str, Any]:
     rows = [row for row in store.transitions(rollout.endpoint) if _is_about(row, rollout.id)]
     primary_slot = "green" if rollout.canary_slot == "blue" else "blue"
     plan = plan_from_json(rollout.plan)
+    shadow = read_shadow(store, rollout)
     return {
         "format": FORMAT,
         "rollout": rollout.id,
@@ -32,6 +35,7 @@ def summarise(store: RolloutStore, rollout: Rollout) -> dict[str, Any]:
         "ended_at": None if rollout.ended_at is None else moment(rollout.ended_at),
         "plan_name": rollout.plan_name,
         "plan": rollout.plan,
+        "shadow": None if shadow is None else asdict(shadow),
         "steps": [
             _step(step.percent, [tick for tick in ticks if tick.step == number], rollout.canary_slot, primary_slot)
             for number, step in enumerate(steps_of(plan))
@@ -52,6 +56,13 @@ def summarise(store: RolloutStore, rollout: Rollout) -> dict[str, Any]:
             for row in rows
         ],
     }
+
+
+def read_shadow(store: RolloutStore, rollout: Rollout) -> ShadowVerdict | None:
+    """What was compared in the shadow; None where the plan has none, or nothing was asked yet."""
+    plan = plan_from_json(rollout.plan)
+    counted = [] if plan.shadow is None else store.shadow_counts(rollout.id)
+    return judge_shadow(plan, sum_counts(counted)) if counted else None
 
 
 def share_interval(canary: int, total: int) -> tuple[float, float]:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from runtime.config.rollout import RolloutConfig
 from runtime.rollout.phases import UNDER_WAY, Phase
 from runtime.rollout.plan import Step
+from runtime.rollout.shadowing import ShadowVerdict
 from runtime.store.records import FULL_SHARE, EndpointState
 from runtime.store.rollouts import Rollout
 
@@ -48,6 +49,8 @@ class Observed:
     approved_by: frozenset[str]
     """Who approved the next step."""
     denied_by: str | None
+    capacity: str | None = None
+    """Why the slots cannot carry yet what they soon must; None once they can."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,6 +63,8 @@ class View:
     judged: Judged
     observed: Observed
     now: float
+    shadow: ShadowVerdict | None = None
+    """While the canary is asked in the shadow."""
 
     @property
     def phase(self) -> Phase:

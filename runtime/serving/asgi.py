@@ -29,6 +29,8 @@ class Request(NamedTuple):
     query: bytes
     receive: Receive
     at_ns: int
+    waited_ns: int = 0
+    """Since it arrived at the edge."""
 
     async def read_body(self, max_bytes: int) -> bytes:
         """RequestFault 413 above `max_bytes`, 415 where the body is compressed."""
@@ -60,9 +62,10 @@ class Request(NamedTuple):
             self.at_ns,
             integer(headers.get(b"x-generation")),
             headers.get(b"x-request-id", b"").decode("latin-1"),
-            0 if timeout is None else deadline_ns(self.at_ns, timeout),
+            0 if timeout is None else deadline_ns(self.at_ns - self.waited_ns, timeout),
             is_explained,
             b"x-teal-shadow" in headers,
+            headers.get(b"traceparent", b"").decode("latin-1"),
         )
 
 

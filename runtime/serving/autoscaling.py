@@ -5,6 +5,8 @@ Serve counts only what comes its own way; the edge sends straight to the replica
 """
 
 import math
+import time
+from collections.abc import Callable
 from typing import Any
 
 from runtime.config.serving import ServingConfig
@@ -14,8 +16,40 @@ DEPLOYMENT = "SlotReplica"
 """The one deployment of every slot's application."""
 POLICY = "runtime.serving.autoscaling:wanted_replicas"
 
+METRICS_INTERVAL_S = 1.0
+LOOK_BACK_S = 3.0
+"""Over which what replicas report is averaged. Serve's own 30 s would answer a burst when it is over."""
+
 ONGOING = "ongoing"
-"""The statistic that a replica reports: requests read and not yet answered."""
+"""The statistic that a replica reports: requests read and not yet answered, by HTTP and gRPC."""
+
+
+class CallLoad:
+    """How many calls were in flight on average, from how long each took from arrival at the edge to its answer.
+
+    For calls that nobody can count while they wait: a gRPC server shows one only once it runs, and a model that runs on
+    the event loop lets nobody look meanwhile. By Little's law the mean number is the time that all took, by the time.
+    """
+
+    def __init__(self, *, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._monotonic = monotonic
+        self._since_s = monotonic()
+        self._taken_s = 0.0
+        self._running = 0
+
+    def begin(self) -> None:
+        self._running += 1
+
+    def end(self, took_s: float) -> None:
+        self._running -= 1
+        self._taken_s += took_s
+
+    def take(self) -> float:
+        """Since the last take; at least those that run now, which may be longer at it than that."""
+        now_s = self._monotonic()
+        mean = self._taken_s / (now_s - self._since_s) if now_s > self._since_s else 0.0
+        self._since_s, self._taken_s = now_s, 0.0
+        return max(mean, float(self._running))
 
 
 def wanted_replicas(context: Any) -> tuple[float, dict[str, Any]]:
@@ -31,7 +65,8 @@ def least_replicas(serving: ServingConfig, share: int) -> int:
     """How many replicas a slot keeps that must be able to carry `share` basis points of the traffic."""
     if not share:
         return min(serving.idle_replicas, serving.max_replicas)
-    return min(serving.min_replicas, math.ceil(serving.min_replicas * share / FULL_SHARE))
+    by_share = min(serving.min_replicas, math.ceil(serving.min_replicas * share / FULL_SHARE))
+    return max(by_share, serving.least_replicas)
 
 
 def deployment_options(serving: ServingConfig, share: int) -> dict[str, Any]:
@@ -44,6 +79,8 @@ def deployment_options(serving: ServingConfig, share: int) -> dict[str, Any]:
         "name": DEPLOYMENT,
         "max_ongoing_requests": serving.max_ongoing_requests,
         "max_queued_requests": serving.max_queued_requests,
+        # Three of these in a row, and Serve replaces a replica that hangs. The edge has long stopped asking it.
+        "health_check_timeout_s": serving.answer_timeout_s,
     }
     if least == serving.max_replicas:
         return options | {"num_replicas": least}
@@ -52,6 +89,10 @@ def deployment_options(serving: ServingConfig, share: int) -> dict[str, Any]:
             "min_replicas": least,
             "max_replicas": serving.max_replicas,
             "target_ongoing_requests": serving.target_ongoing_requests,
+            "upscale_delay_s": serving.upscale_delay_s,
+            "downscale_delay_s": serving.downscale_delay_s,
+            "metrics_interval_s": METRICS_INTERVAL_S,
+            "look_back_period_s": LOOK_BACK_S,
             "policy": {"policy_function": POLICY},
         }
     }

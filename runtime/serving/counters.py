@@ -2,6 +2,7 @@
 
 import logging
 import threading
+import time
 from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -82,6 +83,7 @@ class Pusher:
         self._interval_s = interval_s
         self._in_doubt: Delta | None = None
         self._waiting: Delta | None = None
+        self._doubt_taken_at = self._waiting_taken_at = 0.0
         self._sequence = 0
         self._failures = 0
         self._closing = threading.Event()
@@ -90,24 +92,31 @@ class Pusher:
     def start(self) -> None:
         self._thread.start()
 
-    def finish(self) -> None:
-        """Push once more and end the thread. Does not wait for it: it needs the event loop to take."""
+    def finish(self, timeout_s: float) -> bool:
+        """Push what is left and end the thread; False if that takes longer. Not for the event loop: it has to take."""
         self._closing.set()
+        self._thread.join(timeout_s)
+        return not self._thread.is_alive()
 
     def status(self) -> dict[str, int]:
         return {"sequence": self._sequence, "failures": self._failures}
 
     def push(self) -> bool:
         """Take, and send the oldest delta that was not acknowledged; False if that failed."""
+        taken_at = time.time()
         fresh = self._take()
+        self._waiting_taken_at = taken_at
         self._waiting = fresh if self._waiting is None else self._waiting.merge(fresh)
         if self._in_doubt is None:
             self._sequence += 1
             self._in_doubt, self._waiting = self._waiting, None
+            self._doubt_taken_at = self._waiting_taken_at
         delta = self._in_doubt
         message = {
             **self._identity,
             "sequence": self._sequence,
+            # With it the monitor has all that this replica counted before.
+            "taken_at": self._doubt_taken_at,
             "requests": delta.requests,
             "rows": delta.rows,
             "errors": delta.errors,
@@ -129,11 +138,14 @@ class Pusher:
     def _run(self) -> None:
         while not self._closing.wait(self._interval_s):
             self._push_safely()
-        self._push_safely()
+        # What is in doubt goes first; what came meanwhile needs a push of its own.
+        while self._push_safely() and self._waiting is not None:
+            pass
 
-    def _push_safely(self) -> None:
+    def _push_safely(self) -> bool:
         try:
-            self.push()
+            return self.push()
         except Exception:
             logger.exception("counts could not be taken")
             self._failures += 1
+            return False

@@ -19,10 +19,18 @@ def render_identity() -> str:
     return """    http-request set-var(txn.uuid) uuid()
     http-request set-var(txn.request_id) var(txn.uuid)
     http-request set-var(txn.request_id) req.fhdr(x-request-id,1) if { req.fhdr(x-request-id,1) -m reg ^[A-Za-z0-9._:-]{1,128}$ }
-    acl has_trace req.fhdr(traceparent,1) -m reg ^00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$
+    acl has_trace req.fhdr(traceparent,1) -m reg ^00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}$
     acl has_one_trace req.fhdr_cnt(traceparent) 1
     http-request del-header tracestate if !has_trace || !has_one_trace
-    http-request set-header traceparent 00-%[var(txn.uuid),regsub(-,,g)]-%[var(txn.uuid),bytes(24,12)]%[var(txn.uuid),bytes(0,4)]-00 if !has_trace || !has_one_trace"""  # noqa: E501
+    http-request set-header traceparent 00-%[var(txn.uuid),regsub(-,,g)]-%[var(txn.uuid),bytes(24,12)]%[var(txn.uuid),bytes(0,4)]-00 if !has_trace || !has_one_trace
+    http-request set-var(txn.trace) req.fhdr(traceparent)"""  # noqa: E501
+
+
+def render_arrival(condition: str = "") -> str:
+    """Says when the request came, by this machine's clock and therefore also whose that is. `condition`: of an ACL."""
+    forged = f"    http-request del-header x-teal-arrived if !{condition}\n" if condition else ""
+    only_if = f" if {condition}" if condition else ""
+    return f"{forged}    http-request set-header x-teal-arrived %[hostname]/%[date(0,ms)]{only_if}"
 
 
 def render_size_limits(edge: EdgeConfig, refuse: Refuse) -> str:
@@ -141,6 +149,7 @@ def render_split(refuse: Refuse) -> str:
     http-request set-var(txn.generation) var(txn.state),field(2,:)
     http-request set-var(txn.key) var(txn.uuid)
     http-request set-var(txn.key) req.fhdr(x-routing-key) if {{ req.fhdr(x-routing-key) -m found }}
+    http-request set-var(txn.sticky) req.fhdr(x-routing-key),xxh32 if {{ req.fhdr(x-routing-key) -m found }}
     http-request set-var(txn.distance) var(txn.key),xxh32,mod({FULL_SHARE}),sub(txn.share)
     http-request set-var(txn.slot) str(blue)
     http-request set-var(txn.slot) str(green) if {{ var(txn.distance) -m int lt 0 }}
@@ -166,6 +175,7 @@ def render_request_headers(secret: str) -> str:
 
 def render_answer_headers() -> str:
     return """    http-after-response set-header x-request-id %[var(txn.request_id)] if { var(txn.request_id) -m found }
+    http-after-response set-header traceparent %[var(txn.trace)] if { var(txn.trace) -m found }
     http-after-response set-header x-slot %[var(txn.slot)] if { var(txn.slot) -m found }
     http-after-response set-header x-generation %[var(txn.generation)] if { var(txn.generation) -m found }"""
 

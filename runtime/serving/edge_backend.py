@@ -8,36 +8,59 @@ gRPC goes to the replicas alone.
 from collections.abc import Sequence
 
 from runtime.config.cluster import ClusterConfig
-from runtime.serving.edge_grpc import grpc_app
+from runtime.serving.edge_counters import render_grpc_counting
+from runtime.serving.edge_keys import COUNT_FAILED_KEYS
 from runtime.serving.edge_replies import INTERNAL_ERRORS, grpc_internal_errors, grpc_reply, reply
 from runtime.serving.edge_servers import NO_ADDRESS, NUM_PLACES, PLACE
+from runtime.serving.edge_shares import grpc_app
+from runtime.store.records import EdgeLimits
+
+MISSING_CALL = "/inference.GRPCInferenceService/IsAlive"
+"""There is no such call, so a replica's event loop refuses it before anything is read or computed."""
+
+GRPC_HEADERS = "hdr host teal hdr content-type application/grpc hdr te trailers"
 
 
-def render_backend(app: str, cluster: ClusterConfig, hosts: Sequence[str], *, max_ongoing: int, max_queued: int) -> str:
+def render_backend(app: str, cluster: ClusterConfig, hosts: Sequence[str], *, limits: EdgeLimits, secret: str) -> str:
     """The backend that gets the traffic, and one for the health checks of Ray's ingress, whose servers it tracks.
 
-    `max_ongoing`: requests that one replica is given at a time. `max_queued`: of the slot, waiting here; beyond it the
-    answer is 429 at once.
+    Each replica is given `max_ongoing_requests` at a time; `max_waiting_requests` of the slot wait here, and beyond it
+    the answer is 429 at once.
     """
     port, fallback = cluster.ports.serve, cluster.ports.serve_fallback
     ingresses = [(f"ray{index}", f"{host}:{port}") for index, host in enumerate(hosts)]
     ingresses.append(("fallback", f"{hosts[0]}:{fallback}"))
     tracking = [f"    server {name} {address} track {app}.ray/{name} backup" for name, address in ingresses]
-    is_full, is_grpc_full = (f"if {{ queue({name}) gt {max_queued} }}" for name in (app, grpc_app(app)))
+    is_full, is_grpc_full = (
+        f"if {{ queue({name}) gt {limits.max_waiting_requests} }}" for name in (app, grpc_app(app))
+    )
     overloaded = reply(429, *INTERNAL_ERRORS[429], is_full, headers=" hdr retry-after 1")
     grpc_overloaded = grpc_reply(429, *INTERNAL_ERRORS[429], is_grpc_full)
     # Unchecked: where every check fails, trying is better than refusing.
     tracking += [f"    server last{index} {host}:{port} backup" for index, host in enumerate(hosts)]
     check = "check inter 2s fastinter 500ms downinter 500ms fall 3 rise 2"
     checked = [f"    server {name} {address} {check}" for name, address in ingresses]
-    # One error takes a replica out, so that the retry goes elsewhere; a check brings it back within the second. The
-    # check only connects: a model at work for seconds keeps the replica's event loop from answering anything.
-    place = "check inter 1s fall 2 rise 1 observe layer4 error-limit 1 on-error mark-down"
+    # One error takes a replica out, so that the retry goes elsewhere; a check brings it back within the second.
+    observed = "observe layer4 error-limit 1 on-error mark-down"
+    place = f"maxconn {limits.max_ongoing_requests} check inter 1s fall 1 rise 1 {observed}"
+    answer_ms = round(limits.answer_timeout_s * 1000)
+    # A check is answered by the event loop that answers requests. A model at work for seconds keeps it from that, so a
+    # check waits as long as a request does.
+    alive = f"""    option httpchk
+    timeout check {answer_ms}ms"""
+    waits = f"""    timeout server {answer_ms}ms
+    http-request set-timeout server req.fhdr(x-timeout-ms) if {{ req.fhdr(x-timeout-ms) -m int 1:{answer_ms} }}
+    retry-on conn-failure empty-response response-timeout"""
     # Both steps: a fresh HAProxy of Ray answers 404 before it has routes, and its health is 200 without any backend.
     return f"""backend {app}
     balance leastconn
+{COUNT_FAILED_KEYS}
+{waits}
+{alive}
+    http-check send meth GET uri /v2/health/live hdr x-teal-edge {secret} hdr x-teal-arrived %[hostname]/%[date(0,ms)]
+    http-check expect status 200
     http-request {overloaded}
-    server-template {PLACE} 1-{NUM_PLACES} {NO_ADDRESS} disabled maxconn {max_ongoing} {place}
+    server-template {PLACE} 1-{NUM_PLACES} {NO_ADDRESS} disabled {place}
 {chr(10).join(tracking)}
 
 backend {app}.ray
@@ -52,7 +75,12 @@ backend {app}.ray
 
 backend {grpc_app(app)}
     balance leastconn
+{waits}
+{alive}
+    http-check send meth POST uri {MISSING_CALL} ver HTTP/2 {GRPC_HEADERS}
+    http-check expect status 200
 {grpc_internal_errors()}
+{render_grpc_counting()}
     http-request {grpc_overloaded}
-    server-template {PLACE} 1-{NUM_PLACES} {NO_ADDRESS} disabled proto h2 maxconn {max_ongoing} {place}
+    server-template {PLACE} 1-{NUM_PLACES} {NO_ADDRESS} disabled proto h2 check-proto h2 {place}
 """

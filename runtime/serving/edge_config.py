@@ -5,7 +5,8 @@ share and generation together. Nor are the replicas' addresses, which are told a
 time. What is here changes only when an endpoint or a slot comes or goes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 from runtime.config.cluster import ClusterConfig
 from runtime.config.serving import EdgeConfig, ServingConfig
@@ -14,9 +15,10 @@ from runtime.serving.edge_backend import render_backend
 from runtime.serving.edge_files import EdgeFiles
 from runtime.serving.edge_frontend import render_frontend
 from runtime.serving.edge_grpc import render_grpc_frontend
+from runtime.serving.edge_limits import limits_of
 from runtime.serving.edge_replies import internal_errors
 from runtime.serving.edge_shares import app_name, filled_slots
-from runtime.store.records import EndpointState
+from runtime.store.records import EdgeLimits, EndpointState
 
 HARD_STOP_S = 60
 """How long a worker that was replaced by a reload may finish its connections."""
@@ -29,11 +31,12 @@ def render_config(
     files: EdgeFiles,
     secret: str,
     serving: ServingConfig,
+    limits: Mapping[str, EdgeLimits] = MappingProxyType({}),
     edge: EdgeConfig,
     certificate: str | None = None,
     serve_hosts: Sequence[str] = (),
 ) -> str:
-    """HAProxy's whole configuration. `serving`: the limits, one for all endpoints.
+    """HAProxy's whole configuration. `limits`: by endpoint; `serving` has those of endpoints that are not in it.
 
     `serve_hosts`: the nodes that run Ray's HAProxy, by default the cluster's host.
     """
@@ -43,13 +46,12 @@ def render_config(
     hosts = list(serve_hosts) or [cluster.host]
     parts = [
         _render_global(cluster),
-        _render_defaults(has_other_nodes=len(hosts) > 1),
+        _render_defaults(),
         render_frontend(
             endpoints,
             cluster,
             files=files,
             secret=secret,
-            max_body_bytes=serving.max_body_bytes,
             edge=edge,
             certificate=certificate,
         ),
@@ -60,8 +62,8 @@ def render_config(
             app_name(endpoint.name, slot),
             cluster,
             hosts,
-            max_ongoing=serving.max_ongoing_requests,
-            max_queued=serving.max_waiting_requests,
+            limits=limits.get(endpoint.name) or limits_of(endpoint.name, serving),
+            secret=secret,
         )
         for endpoint in endpoints
         for slot in filled_slots(endpoint)
@@ -79,10 +81,7 @@ global
 """
 
 
-def _render_defaults(*, has_other_nodes: bool) -> str:
-    # With other nodes a silent one is given up soon and the request runs again elsewhere, so 4 s must be above the
-    # slowest legitimate call. Without any, waiting is all there is: for a replica that is being replaced, say.
-    timeout_server, retry_on = ("4s", " response-timeout") if has_other_nodes else ("30s", "")
+def _render_defaults() -> str:
     return f"""defaults
     mode http
     timeout client 40s
@@ -90,7 +89,7 @@ def _render_defaults(*, has_other_nodes: bool) -> str:
     timeout http-keep-alive 60s
     timeout queue 5s
     timeout connect 1s
-    timeout server {timeout_server}
+    timeout server 30s
     option http-no-delay
     # A client's idle connection outlives a reload until its next answer, so that no request meets a closing socket.
     option idle-close-on-response
@@ -98,6 +97,6 @@ def _render_defaults(*, has_other_nodes: bool) -> str:
     option redispatch 1
     retries 5
     # Never 500: Ray's HAProxy turns its own 502, 503 and 504 into it, and so does code that has already run.
-    retry-on conn-failure empty-response{retry_on}
+    retry-on conn-failure empty-response
 {internal_errors()}
 """

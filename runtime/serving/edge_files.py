@@ -44,6 +44,11 @@ class EdgeFiles:
         return self.directory / "grants.map"
 
     @property
+    def limits(self) -> Path:
+        """Map file: endpoint to what each of its requests is held to."""
+        return self.directory / "limits.map"
+
+    @property
     def tls(self) -> Path:
         """Directory of the certificates that HAProxy reads, each a file of its own that never changes."""
         return self.directory / "tls"

@@ -12,6 +12,7 @@ from runtime.serving.edge_access import (
     render_access,
     render_access_log,
     render_answer_headers,
+    render_arrival,
     render_identity,
     render_limits_table,
     render_request_headers,
@@ -20,9 +21,10 @@ from runtime.serving.edge_access import (
     render_split,
 )
 from runtime.serving.edge_files import EdgeFiles
-from runtime.serving.edge_replies import CONTENT_TYPE, reply
-from runtime.serving.edge_shares import app_name, filled_slots
-from runtime.store.records import EndpointState
+from runtime.serving.edge_limits import MAY_SLEEP
+from runtime.serving.edge_replies import CONTENT_TYPE, render_error_form, reply
+from runtime.serving.edge_shares import app_name, filled_slots, grpc_app
+from runtime.store.records import FULL_SHARE, EndpointState
 
 LOCAL_BACKEND = "edge-local"
 NAME = "[A-Za-z0-9_-]+"
@@ -42,7 +44,6 @@ def render_frontend(
     *,
     files: EdgeFiles,
     secret: str,
-    max_body_bytes: int,
     edge: EdgeConfig,
     certificate: str | None = None,
 ) -> str:
@@ -50,8 +51,9 @@ def render_frontend(
     too_large = reply(
         413,
         "too_large",
-        f"the request body is larger than {max_body_bytes} bytes",
-        f"if {{ req.hdr(content-length) -m int gt {max_body_bytes} }}",
+        "the request body is larger than %[var(txn.max_body)] bytes",
+        "if { var(txn.excess_body) -m int gt 0 }",
+        formatted=True,
     )
     unknown = reply(
         404,
@@ -74,6 +76,9 @@ def render_frontend(
         "metrics are for this machine, operators and admins",
         "if { path /-/metrics } !is_from_here !{ var(txn.rights) -m sub ,metrics, }",
     )
+    not_ready = reply(
+        503, "unavailable", "no replica of this slot can answer now", "if is_ready !{ var(txn.direct),nbsrv gt 0 }"
+    )
     unavailable = reply(
         503,
         "unavailable",
@@ -94,7 +99,9 @@ def render_frontend(
     return f"""frontend edge
     bind {address}{tls}
     timeout http-request {_milliseconds(edge.header_timeout_s)}
+{render_error_form()}
 {render_access_log(edge)}{render_identity()}
+{render_arrival("{ req.fhdr(x-timeout-ms) -m found }")}
 {render_size_limits(edge, reply)}
     acl is_from_here src 127.0.0.0/8 ::1
     acl is_health path_beg /v2/health/
@@ -117,10 +124,15 @@ def render_frontend(
 {render_rights(files, reply, predicts="is_prediction", gives_feedback="is_feedback")}
     http-request {needs_post}
     http-request {needs_get}
+    http-request set-var(txn.max_body) var(txn.endpoint),map({files.limits}),field(1,:) if is_call
+    http-request set-var(txn.excess_body) req.hdr(content-length),sub(txn.max_body) if is_call
     http-request {too_large}
     # Whole before a replica is asked, so that a slow sender keeps none busy; larger ones up to the buffer.
     http-request wait-for-body time {_milliseconds(edge.body_timeout_s)} if METH_POST
 {render_split(reply)}
+    acl is_ready path_end /ready
+    http-request set-var-fmt(txn.direct) {grpc_app("%[var(txn.app)]")} if is_ready
+    http-request {not_ready}
     http-request set-path /%[var(txn.app)]%[path]
 {render_request_headers(secret)}
     use_backend {LOCAL_BACKEND} if is_health || is_catalog || is_open_here
@@ -129,11 +141,11 @@ def render_frontend(
     http-response {unavailable}
 {render_answer_headers()}
 
-{_render_local(endpoints)}
+{_render_local(endpoints, files)}
 {render_limits_table()}"""
 
 
-def _render_local(endpoints: Sequence[EndpointState]) -> str:
+def _render_local(endpoints: Sequence[EndpointState], files: EdgeFiles) -> str:
     """What the edge answers by itself. In a backend, so that many endpoints cost the others' requests nothing."""
     catalog = json.dumps({"models": [{"name": endpoint.name} for endpoint in endpoints]})
     server = json.dumps({"name": "teal", "version": "2", "extensions": ["binary_tensor_data"]})
@@ -147,22 +159,29 @@ def _render_local(endpoints: Sequence[EndpointState]) -> str:
     http-request set-query no-maint if {{ path /-/metrics }} !{{ query -m found }}
     http-request use-service prometheus-exporter if {{ path /-/metrics }}
 {answers}
-{_render_ready(endpoints)}
+{_render_ready(endpoints, files)}
     http-request {no_path}
 """
 
 
-def _render_ready(endpoints: Sequence[EndpointState]) -> str:
-    """Ready once every endpoint has a slot whose health checks pass."""
+def _render_ready(endpoints: Sequence[EndpointState], files: EdgeFiles) -> str:
+    """Ready once each slot that gets traffic has a replica that can answer, but for those that may sleep.
+
+    Replicas are counted by their gRPC ports: those backends have nothing else in them, and no ingress behind.
+    """
     lines = []
     for endpoint in endpoints:
-        filled = [app_name(endpoint.name, slot) for slot in filled_slots(endpoint)]
-        checks = [f"!{{ srv_is_up({app}.ray/{server}) }}" for app in filled for server in ("ray0", "fallback")]
         body = json.dumps({"ready": False, "endpoint": endpoint.name})
-        lines.append(
-            f"    http-request return status 503 content-type {CONTENT_TYPE} string '{body}' "
-            f"if {{ path /v2/health/ready }} {' '.join(checks)}"
-        )
+        for slot in filled_slots(endpoint):
+            share_of_none = FULL_SHARE if slot == "blue" else 0
+            lines.append(
+                f"    http-request return status 503 content-type {CONTENT_TYPE} string '{body}' if is_ready "
+                f"!{{ nbsrv({grpc_app(app_name(endpoint.name, slot))}) gt 0 }} "
+                f"!{{ str({endpoint.name}),map({files.shares}),field(1,:) -m str {share_of_none} }} "
+                f"!{{ str({endpoint.name}),map({files.limits}),field(2,:) -m str {MAY_SLEEP} }}"
+            )
+    if lines:
+        lines.insert(0, "    acl is_ready path /v2/health/ready")
     lines.append(
         f"    http-request return status 200 content-type {CONTENT_TYPE} string '{{\"ready\": true}}' "
         "if { path /v2/health/ready }"

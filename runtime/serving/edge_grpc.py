@@ -12,6 +12,7 @@ from runtime.serving.edge_access import (
     render_access,
     render_access_log,
     render_answer_headers,
+    render_arrival,
     render_identity,
     render_request_headers,
     render_rights,
@@ -20,16 +21,13 @@ from runtime.serving.edge_access import (
 )
 from runtime.serving.edge_files import EdgeFiles
 from runtime.serving.edge_frontend import bind_address
+from runtime.serving.edge_limits import MAY_SLEEP
 from runtime.serving.edge_replies import grpc_internal_errors, grpc_reply
+from runtime.serving.edge_shares import grpc_app
 from runtime.store.records import EndpointState
 
 SERVICE = "/inference.GRPCInferenceService/"
 SERVER_CALLS = tuple(SERVICE + name for name in ("ServerLive", "ServerReady", "ServerMetadata"))
-
-
-def grpc_app(app: str) -> str:
-    """Name of the backend with the gRPC ports of a slot's replicas."""
-    return f"{app}-grpc"
 
 
 def render_grpc_frontend(
@@ -58,6 +56,12 @@ def render_grpc_frontend(
         "if !{ var(txn.state) -m found }",
         formatted=True,
     )
+    woken = grpc_reply(
+        503, "unavailable", "this slot had no replica and was woken; repeat the request", "if is_asleep { status 200 }"
+    )
+    not_woken = grpc_reply(
+        503, "unavailable", "this slot has no replica and none has come up yet; repeat the request", "if is_asleep"
+    )
     address = bind_address(cluster, edge, cluster.ports.edge_grpc)
     tls = f"ssl crt {certificate} alpn h2 ssl-min-ver TLSv1.2" if certificate else "proto h2"
     first = endpoints[0].name if endpoints else "none"
@@ -66,6 +70,7 @@ def render_grpc_frontend(
     timeout http-request {round(edge.header_timeout_s * 1000)}ms
 {grpc_internal_errors()}
 {render_access_log(edge)}{render_identity()}
+{render_arrival()}
 {render_size_limits(edge, grpc_reply)}
     http-request {no_grpc}
 {render_access(files, grpc_reply)}
@@ -84,8 +89,18 @@ def render_grpc_frontend(
     # By which Ray's own ingress finds the application.
     http-request set-header application %[var(txn.app)]
 {render_request_headers(secret)}
-    use_backend %[var(txn.app)]-grpc
+    # A slot may sleep that gets no request: Ray's ingress wakes it for one over HTTP, and holds that until it answers.
+    http-request set-var(txn.sleeps) var(txn.endpoint),map({files.limits}),field(2,:)
+    http-request set-var-fmt(txn.direct) {grpc_app("%[var(txn.app)]")}
+    acl is_asleep var(txn.asleep) -m bool
+    http-request set-var(txn.asleep) bool(true) if {{ var(txn.sleeps) -m str {MAY_SLEEP} }} !{{ var(txn.direct),nbsrv gt 0 }}
+    http-request set-method GET if is_asleep
+    http-request set-path /%[var(txn.app)]/v2/health/ready if is_asleep
+    use_backend %[var(txn.app)] if is_asleep
+    use_backend %[var(txn.direct)]
+    http-response {woken}
+    http-response {not_woken}
     http-after-response set-status 200
     http-after-response set-header content-type application/grpc if !{{ res.hdr(content-type) -m beg application/grpc }}
 {render_answer_headers()}
-"""
+"""  # noqa: E501

@@ -6,10 +6,9 @@ stays, and `status` says how old it is.
 
 import logging
 import random
-import socket
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -18,7 +17,10 @@ from runtime.config.serving import EdgeConfig, ServingConfig
 from runtime.core.clock import utc_now
 from runtime.core.errors import TealError, UnreachableError
 from runtime.serving.edge_config import render_config
+from runtime.serving.edge_counters import EdgeLife, read_lives
 from runtime.serving.edge_files import EdgeFiles
+from runtime.serving.edge_limits import complete_limits, limits_value
+from runtime.serving.edge_nodes import edge_id_of
 from runtime.serving.edge_policy import EdgePolicy, parse_map
 from runtime.serving.edge_process import EdgeProcess, Maps
 from runtime.serving.edge_servers import Places, assign_places, place_commands, wanted_addresses
@@ -26,7 +28,7 @@ from runtime.serving.edge_shares import share_value
 from runtime.serving.edge_tls import Certificates
 from runtime.serving.registration import STALE_S
 from runtime.store.principals import Grant
-from runtime.store.records import EndpointState, Replica
+from runtime.store.records import EdgeLimits, EndpointState, Replica
 
 logger = logging.getLogger(__name__)
 
@@ -45,6 +47,8 @@ class _Observed:
     """Whether HAProxy may have been told other things: by a loop before this one."""
     replicas: list[Replica] = field(default_factory=list)
     grants: tuple[Grant, ...] = ()
+    limits: tuple[EdgeLimits, ...] = ()
+    applied_limits: tuple[EdgeLimits, ...] | None = None
     access: dict[str, str] | None = None
     """The grants' map as it was applied."""
     certificate: str | None = None
@@ -70,6 +74,8 @@ class DesiredState(Protocol):
 
     def grants(self) -> list[Grant]: ...
 
+    def edge_limits(self) -> list[EdgeLimits]: ...
+
     def acknowledge(self, edge_id: str, generations: Mapping[str, int], at: float) -> None: ...
 
 
@@ -86,8 +92,11 @@ class EdgeLoop:
         serving: ServingConfig,
         edge: EdgeConfig | None = None,
         edge_id: str | None = None,
+        serve_hosts: Sequence[str] = (),
     ) -> None:
-        self.edge_id = edge_id or f"{socket.gethostname()}:{cluster.ports.edge}"
+        """`edge_id`: by default that of an edge on a machine of its own. `serve_hosts`: see `render_config`."""
+        self.edge_id = edge_id or edge_id_of(cluster, None)
+        self._serve_hosts = tuple(serve_hosts)
         self._store = store
         self._cluster = cluster
         self._files = files
@@ -130,6 +139,11 @@ class EdgeLoop:
             ticket = self._num_asked
             self._wake.set()
             return self._polls.wait_for(lambda: self._num_answered >= ticket, timeout_s)
+
+    def read_lives(self, apps: Sequence[str]) -> list[EdgeLife]:
+        """What its clients saw of these backends. OSError or TealError if HAProxy does not tell. For any thread."""
+        process = EdgeProcess(self._files, address=(self._host, self._cluster.ports.edge))
+        return read_lives(process, self.edge_id, apps)
 
     def status(self) -> dict[str, Any]:
         """What is applied, and how old the knowledge of it is."""
@@ -198,7 +212,12 @@ class EdgeLoop:
         except TealError as error:
             self._note_failure(error)
             return
-        is_changed = (access, certificate) != (self._observed.access, self._observed.certificate)
+        observed = self._observed
+        is_changed = (access, certificate, observed.limits) != (
+            observed.access,
+            observed.certificate,
+            observed.applied_limits,
+        )
         if is_new or is_changed or not is_running:
             self._apply(wanted, access, certificate, is_running=is_running)
         if self._observed.process_error is None:
@@ -216,6 +235,7 @@ class EdgeLoop:
             endpoints = self._store.endpoints() if is_new else []
             self._observed.replicas = self._store.replicas()
             self._observed.grants = tuple(self._store.grants())
+            self._observed.limits = tuple(self._store.edge_limits())
         except UnreachableError as error:
             self._observed.store_error = str(error)
             return wanted
@@ -257,6 +277,7 @@ class EdgeLoop:
         is_left_behind = self._observed.store_error is not None and not wanted
         self._observed.access = None if is_left_behind else access
         self._observed.certificate = certificate
+        self._observed.applied_limits = self._observed.limits
 
     def _note_failure(self, error: Exception) -> None:
         message = str(error)
@@ -290,20 +311,26 @@ class EdgeLoop:
         if self._observed.store_error is not None and not wanted and files.config.exists():
             # Started while the store is away: what the last edge applied is better than nothing.
             return files.config.read_text(), {
-                path: parse_map(path.read_text()) for path in (files.shares, files.grants)
+                path: parse_map(path.read_text())
+                for path in (files.shares, files.grants, files.limits)
+                if path.exists()
             }
         endpoints = [wanted[name] for name in sorted(wanted)]
+        limits = complete_limits(endpoints, self._observed.limits, self._serving)
         config = render_config(
             endpoints,
             self._cluster,
             files=files,
             secret=self._secret,
             serving=self._serving,
+            limits=limits,
             edge=self._edge,
             certificate=certificate,
+            serve_hosts=self._serve_hosts,
         )
         shares = {endpoint.name: share_value(endpoint) for endpoint in endpoints}
-        return config, {files.shares: shares, files.grants: access}
+        held_to = {name: limits_value(of_one) for name, of_one in limits.items()}
+        return config, {files.shares: shares, files.limits: held_to, files.grants: access}
 
     def _acknowledge(self) -> None:
         generations = {name: endpoint.generation for name, endpoint in self._observed.applied.items()}

@@ -1,4 +1,8 @@
-"""What the edge itself answers, in HAProxy's words: JSON errors over HTTP, a status without a message over gRPC."""
+"""What the edge itself answers, in HAProxy's words: JSON errors over HTTP, a status without a message over gRPC.
+
+JSON has two forms: an object under /v1, and the Open Inference Protocol's text under /v2, whose clients fail on
+anything else. One reply serves both: what differs are two variables, which requests under /v2 set to a blank.
+"""
 
 import json
 
@@ -21,17 +25,29 @@ GRPC_STATUS = {400: 3, 401: 16, 403: 7, 404: 5, 408: 4, 413: 8, 414: 3, 429: 8, 
 """HTTP status to gRPC's; what is missing here is 14, unavailable."""
 GRPC_UNAVAILABLE = 14
 
+OPENING, CLOSING = "txn.opening", "txn.closing"
+_ERROR_OPENING = rf"%[var({OPENING},{{\"message\": )]"
+_ERROR_CLOSING = f"%[var({CLOSING},}})]"
+
+
+def render_error_form() -> str:
+    """Rules that set the form of every error that follows. Without them it is /v1's."""
+    # A blank, since HAProxy dies of empty formats.
+    return f"""    acl is_oip path_beg /v2
+    http-request set-var-fmt({OPENING}) " " if is_oip
+    http-request set-var-fmt({CLOSING}) " " if is_oip"""
+
 
 def error_body(code: str, message: str, field: str | None = None) -> str:
-    return json.dumps({"error": {"code": code, "message": message, "field": field}})
+    """A log format: `message` may hold HAProxy's %[expressions]. What it is to say literally must be doubled: %%."""
+    fields = f'{json.dumps(message)}, "code": {json.dumps(code)}, "field": {json.dumps(field)}'
+    return f'{{"error": {_ERROR_OPENING}{fields}{_ERROR_CLOSING}}}'
 
 
 def reply(status: int, code: str, message: str, condition: str, *, headers: str = "", formatted: bool = False) -> str:
     """What follows `http-request` or `http-response` to answer at once. `formatted`: the message has %[expressions]."""
-    kind = "lf-string" if formatted else "string"
-    return (
-        f"return status {status} content-type {CONTENT_TYPE}{headers} {kind} '{error_body(code, message)}' {condition}"
-    )
+    body = error_body(code, message if formatted else message.replace("%", "%%"))
+    return f"return status {status} content-type {CONTENT_TYPE}{headers} lf-string '{body}' {condition}"
 
 
 def grpc_reply(
@@ -49,7 +65,7 @@ def grpc_reply(
 def internal_errors() -> str:
     """What HAProxy says where it fails by itself, as JSON."""
     return "\n".join(
-        f"    http-error status {status} content-type {CONTENT_TYPE} string '{error_body(code, message)}'"
+        f"    http-error status {status} content-type {CONTENT_TYPE} lf-string '{error_body(code, message)}'"
         for status, (code, message) in INTERNAL_ERRORS.items()
     )
 

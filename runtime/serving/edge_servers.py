@@ -5,8 +5,7 @@ HAProxy's configuration declares places without an address, so that replicas com
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from runtime.serving.edge_grpc import grpc_app
-from runtime.serving.edge_shares import app_name
+from runtime.serving.edge_shares import app_name, grpc_app
 from runtime.store.records import SLOTS, EndpointState, Replica
 
 NUM_PLACES = 32

@@ -8,6 +8,11 @@ def app_name(endpoint: str, slot: str) -> str:
     return f"{endpoint}-{slot}"
 
 
+def grpc_app(app: str) -> str:
+    """Name of the backend with the gRPC ports of a slot's replicas, and with nothing else."""
+    return f"{app}-grpc"
+
+
 def share_value(endpoint: EndpointState) -> str:
     """What the map holds: `green share:generation`, one string because one `set map` must change both."""
     return f"{endpoint.green_share}:{endpoint.generation}"

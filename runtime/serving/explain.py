@@ -6,16 +6,20 @@ integrated gradients need a gradient, which a category's index does not have. Ba
 ICML 2020 (1908.08474); sampled orders with their reverses: Mitchell et al., JMLR 2022 (2104.12199).
 """
 
+import asyncio
+from concurrent.futures import Future, ThreadPoolExecutor
+
 import numpy as np
 import numpy.typing as npt
 
 from runtime.data.encoding import Encoded
 from runtime.models.bundle import Bundle
 from runtime.serving.codec import Explained, RequestFault
-from runtime.serving.scoring import Scorer
+from runtime.serving.scoring import Call, Question, Scored, Scorer
 
 NUM_ORDERS = 32
 """Half of them drawn, the other half their reverses."""
+RETRY_AFTER_S = 1
 MAX_ROWS = 64
 """Of one explained request: each costs `NUM_ORDERS` × features rows."""
 
@@ -24,6 +28,8 @@ class Explainer:
     def __init__(self, bundle: Bundle, scorer: Scorer) -> None:
         """The baseline: means of the training data's numbers, its most frequent categories."""
         self._scorer = scorer
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="explain")
+        self._is_taken = False
         self.features = (*bundle.encoding.numeric, *bundle.encoding.categorical)
         counts = bundle.profile.counts
         with np.errstate(invalid="ignore", divide="ignore"):
@@ -37,11 +43,39 @@ class Explainer:
         ranks = np.argsort(self._orders, axis=1)
         self._switched = ranks[:, None, :] <= np.arange(len(self.features) - 1)[:, None]
 
+    async def answer(self, question: Question, call: Call) -> tuple[Scored, Explained | None]:
+        """Scores, and where the call asks for it what they are made of.
+
+        That takes hundreds of times as long, so a thread does it, for one request at a time, while others are answered
+        here. RequestFault 429 if it is busy, 413 above `MAX_ROWS` rows, each before anything is scored.
+        """
+        if not call.is_explained:
+            return await self._scorer.score(question, call), None
+        _check_rows(len(question.encoded))
+        if self._is_taken:
+            message = "another request is being explained; repeat later"
+            raise RequestFault(429, "overloaded", message, retry_after_s=RETRY_AFTER_S)
+        self._is_taken = True
+        work: Future[Explained] | None = None
+        try:
+            scored = await self._scorer.score(question, call)
+            work = self._thread.submit(self.explain, question.encoded, scored.scores)
+            explained = await asyncio.shield(asyncio.wrap_future(work))
+        finally:
+            # Whoever asked may have gone; the thread is still at it then.
+            if work is None or work.done():
+                self._is_taken = False
+            else:
+                loop = asyncio.get_running_loop()
+                work.add_done_callback(lambda _: loop.call_soon_threadsafe(self._release))
+        return scored, explained
+
+    def _release(self) -> None:
+        self._is_taken = False
+
     def explain(self, encoded: Encoded, scores: npt.NDArray[np.float64]) -> Explained:
         """RequestFault 413 above `MAX_ROWS` rows."""
-        if len(encoded) > MAX_ROWS:
-            message = f"{len(encoded)} rows are too many to explain at once; send at most {MAX_ROWS}"
-            raise RequestFault(413, "too_large", message)
+        _check_rows(len(encoded))
         baseline = Encoded(numeric=self._numeric[None], categorical=self._categorical[None])
         baseline_score = float(self._scorer.compute(baseline)[0])
         attributions = np.stack(
@@ -73,3 +107,8 @@ class Explainer:
         np.put_along_axis(by_feature, self._orders, moves, axis=1)
         mean: npt.NDArray[np.float64] = by_feature.mean(axis=0)
         return mean
+
+
+def _check_rows(rows: int) -> None:
+    if rows > MAX_ROWS:
+        raise RequestFault(413, "too_large", f"{rows} rows are too many to explain at once; send at most {MAX_ROWS}")

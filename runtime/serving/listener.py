@@ -20,6 +20,8 @@ App = Callable[[Any, Any, Any], Awaitable[None]]
 KEEP_ALIVE_S = 3600
 """Longer than the edge keeps an idle connection, so that it is never this side that closes one under a request."""
 BACKLOG = 2048
+GATHERED_BYTES = 1024 * 1024
+"""A body up to here is handed over whole; a larger one in pieces as it comes, and no faster than it is read."""
 
 
 def bind_in_range(host: str, first: int, last: int) -> socket.socket:
@@ -74,6 +76,13 @@ class _Gathering:
 class _WholeAnswers(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(_Gathering(transport, self.loop))  # type: ignore[arg-type]
+
+    def on_body(self, body: bytes) -> None:
+        # The application would be woken for every piece of a large body, only to wait for the next one.
+        if len(self.cycle.body) + len(body) > GATHERED_BYTES:
+            super().on_body(body)
+        elif not self.cycle.response_complete:
+            self.cycle.body += body
 
 
 class Listener:

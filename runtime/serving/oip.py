@@ -39,6 +39,13 @@ _JSON_KINDS: Mapping[str, frozenset[type]] = {
     "FP64": frozenset({float, int, type(None)}),
 }
 _INTEGERS = frozenset({int, type(None)})
+_LISTED_TYPES: Mapping[str, pa.DataType] = {
+    "BOOL": pa.bool_(),
+    "BYTES": pa.string(),
+    "FP32": pa.float64(),
+    "FP64": pa.float64(),
+}
+"""Of columns that were listed; the rest are integers."""
 
 
 _LENGTH = struct.Struct("<I")
@@ -69,9 +76,8 @@ def check_tensor(name: str, datatype: str, shape: Sequence[int]) -> int:
     return int(shape[0])
 
 
-def check_listed(tensor: Tensor) -> None:
-    """RequestFault 400 unless the values that JSON or gRPC listed are of the datatype."""
-    kinds = set(map(type, tensor.values))
+def check_listed(tensor: Tensor, kinds: set[type]) -> None:
+    """RequestFault 400 unless the values that JSON or gRPC listed, which are of these types, are of the datatype."""
     if not kinds <= _JSON_KINDS.get(tensor.datatype, _INTEGERS):
         wrong = next(v for v in tensor.values if type(v) not in _JSON_KINDS.get(tensor.datatype, _INTEGERS))
         raise _malformed(f"input {tensor.name!r} is {tensor.datatype} but holds {shown(wrong)}", tensor.name)
@@ -108,15 +114,35 @@ def encode_question(tensors: Sequence[Tensor], scorer: Scorer, *, max_rows: int)
         raise RequestFault(422, "contract", "the inputs have no rows; send at least one", "inputs")
     if rows > max_rows:
         raise RequestFault(413, "too_large", f"the inputs have {rows} rows, at most {max_rows} are taken at once")
-    if rows >= MANY_ROWS and all(isinstance(t.values, np.ndarray) or t.datatype == "BYTES" for t in tensors):
-        try:
-            return scorer.encode_table(pa.table({t.name: pa.array(t.values) for t in tensors}))
-        except pa.ArrowInvalid as error:
-            raise _malformed(f"the inputs cannot be read: {error}") from error
+    if rows >= MANY_ROWS and (question := _encode_columns(tensors, scorer)) is not None:
+        return question
     columns = scorer.bundle.columns
     values = [_plain_values(tensor, columns.get(tensor.name)) for tensor in tensors]
     keys = [tensor.name for tensor in tensors]
     return scorer.encode_rows([dict(zip(keys, row, strict=True)) for row in zip(*values, strict=True)])
+
+
+def _encode_columns(tensors: Sequence[Tensor], scorer: Scorer) -> Question | None:
+    """Many rows as columns; None where listed values are odd, which are then named as those of rows are."""
+    is_packed = all(isinstance(tensor.values, np.ndarray) or tensor.datatype == "BYTES" for tensor in tensors)
+    try:
+        table = pa.table(
+            {
+                tensor.name: pa.array(
+                    tensor.values,
+                    None if isinstance(tensor.values, np.ndarray) else _LISTED_TYPES.get(tensor.datatype, pa.int64()),
+                )
+                for tensor in tensors
+            }
+        )
+        return scorer.encode_table(table)
+    except RequestFault:
+        if is_packed:
+            raise
+    except (pa.ArrowException, ValueError, OverflowError) as error:
+        if is_packed:
+            raise _malformed(f"the inputs cannot be read: {error}") from error
+    return None
 
 
 def describe_model(scorer: Scorer) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from typing import Any
 
 import grpc
 
+from runtime.serving.arrival import ArrivalClock
 from runtime.serving.asgi import deadline_ns, integer
 from runtime.serving.codec import RequestFault
 from runtime.serving.oip import (
@@ -99,6 +100,9 @@ class OipGrpc:
 
         async def guarded(request: Any, context: Any) -> Any:
             metadata = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
+            at_ns = time.time_ns()
+            waited_ns = self._service.arrivals.waited_ns(metadata.get("x-teal-arrived", "").encode(), at_ns)
+            self._service.grpc_load.begin()
             try:
                 if not self._service.is_from_edge(metadata.get("x-teal-edge", "").encode()):
                     raise RequestFault(403, "forbidden", "requests must come through the edge")
@@ -116,6 +120,8 @@ class OipGrpc:
             except Exception:
                 logger.exception("a gRPC request failed, request id %s", metadata.get("x-request-id", ""))
                 await context.abort(grpc.StatusCode.INTERNAL, "the replica failed; its log says why")
+            finally:
+                self._service.grpc_load.end((time.time_ns() - at_ns + waited_ns) / 1e9)
 
         return guarded
 
@@ -151,12 +157,11 @@ class OipGrpc:
         return answer
 
     async def _infer(self, request: Any, context: Any, at_ns: int) -> tuple[Any, int]:
-        call = _call(request, context, at_ns)
+        call = _call(request, context, at_ns, self._service.arrivals)
         outputs = check_outputs([output.name for output in request.outputs], is_explained=call.is_explained)
         tensors = _read_tensors(request)
         question = encode_question(tensors, self._scorer, max_rows=self._service.limits.max_rows)
-        prediction_id, scores = await self._scorer.score(question, call)
-        explained = self._service.explainer.explain(question.encoded, scores) if call.is_explained else None
+        (prediction_id, scores), explained = await self._service.explainer.answer(question, call)
         answer = messages.ModelInferResponse(
             model_name=request.model_name, model_version=str(self._scorer.identity.model_version), id=request.id
         )
@@ -182,13 +187,14 @@ class OipGrpc:
             raise RequestFault(404, "not_found", f"no such model: {shown}; here is {identity.endpoint!r}")
 
 
-def _call(request: Any, context: Any, at_ns: int) -> Call:
+def _call(request: Any, context: Any, at_ns: int, arrivals: ArrivalClock) -> Call:
     metadata = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
     deadline = 0
+    waited_ns = arrivals.waited_ns(metadata.get("x-teal-arrived", "").encode(), at_ns)
     if (timeout := metadata.get("x-timeout-ms")) is not None:
-        deadline = deadline_ns(at_ns, timeout.encode())
+        deadline = deadline_ns(at_ns - waited_ns, timeout.encode())
     elif (remaining_s := context.time_remaining()) is not None and remaining_s < 3600:
-        deadline = at_ns + int(remaining_s * 1e9)
+        deadline = at_ns - waited_ns + int(remaining_s * 1e9)
     parameter = request.parameters.get("explain")
     return Call(
         at_ns,
@@ -196,6 +202,7 @@ def _call(request: Any, context: Any, at_ns: int) -> Call:
         metadata.get("x-request-id", ""),
         deadline,
         parameter is not None and parameter.bool_param,
+        traceparent=metadata.get("traceparent", ""),
     )
 
 
@@ -217,7 +224,7 @@ def _read_tensors(request: Any) -> list[Tensor]:
             )
             continue
         tensor = Tensor(entry.name, entry.datatype, shape, _listed(entry))
-        check_listed(tensor)
+        check_listed(tensor, set(map(type, tensor.values)))
         tensors.append(tensor)
     return tensors
 

@@ -4,6 +4,7 @@ from collections.abc import Awaitable, Callable
 from importlib.metadata import version
 from typing import Any
 
+import numpy as np
 import orjson
 
 from runtime.serving.asgi import JSON_TYPE, Header, Reply, Request, integer
@@ -71,8 +72,7 @@ class OipHttp:
             document, is_explained=call.is_explained, is_binary=_flag(parameters, "binary_data_output")
         )
         question = encode_question(tensors, self._scorer, max_rows=self._limits.max_rows)
-        prediction_id, scores = await self._scorer.score(question, call)
-        explained = self._explainer.explain(question.encoded, scores) if call.is_explained else None
+        (prediction_id, scores), explained = await self._explainer.answer(question, call)
         named: dict[str, Any] = {"prediction_id": prediction_id}
         if explained is not None:
             named |= {"baseline_score": explained.baseline_score, "features": ",".join(explained.features)}
@@ -92,9 +92,9 @@ class OipHttp:
                 chunks.append(array.tobytes())
                 output["parameters"] = {"binary_data_size": array.nbytes}
             else:
-                output["data"] = array.ravel().tolist()
+                output["data"] = np.ascontiguousarray(array).ravel()
             answer["outputs"].append(output)
-        encoded = orjson.dumps(answer)
+        encoded = orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY)
         headers: tuple[Header, ...] = ((b"x-prediction-id", prediction_id.encode()),)
         if not chunks:
             return Reply(200, encoded, (JSON_TYPE, *headers), len(scores))
@@ -138,8 +138,9 @@ def _parse_inputs(document: dict[str, Any], binary: bytes) -> list[Tensor]:
         rows = check_tensor(name, datatype, tuple(shape))
         size = _parameters(entry, f"input {name!r}").get("binary_data_size")
         if size is None:
-            tensor = Tensor(name, datatype, tuple(shape), _flat(name, entry.get("data")))
-            check_listed(tensor)
+            data, kinds = _flat(name, entry.get("data"))
+            tensor = Tensor(name, datatype, tuple(shape), data)
+            check_listed(tensor, kinds)
         else:
             if type(size) is not int or not 0 <= size <= len(binary) - at:
                 message = f"input {name!r} has binary_data_size {shown(size)} but {len(binary) - at} bytes are left"
@@ -152,15 +153,17 @@ def _parse_inputs(document: dict[str, Any], binary: bytes) -> list[Tensor]:
     return tensors
 
 
-def _flat(name: str, data: Any) -> list[Any]:
-    """The values of `[a, b]` and of `[[a], [b]]`."""
+def _flat(name: str, data: Any) -> tuple[list[Any], set[type]]:
+    """The values of `[a, b]` and of `[[a], [b]]`, and of which types they are."""
     if type(data) is not list:
         raise RequestFault(400, "malformed", f"input {name!r} lacks the list 'data'", name)
-    if not any(type(value) is list for value in data):
-        return data
-    if any(type(value) is not list or len(value) != 1 for value in data):
+    kinds = set(map(type, data))
+    if list not in kinds:
+        return data, kinds
+    if kinds != {list} or set(map(len, data)) != {1}:
         raise RequestFault(400, "malformed", f"the data of input {name!r} must be [n] values or [n] lists of one", name)
-    return [value[0] for value in data]
+    values = [value[0] for value in data]
+    return values, set(map(type, values))
 
 
 def _parse_outputs(document: dict[str, Any], *, is_explained: bool, is_binary: bool) -> list[tuple[str, bool]]:

@@ -38,6 +38,10 @@ FEEDBACK_SCHEMA = pa.schema(
     [("prediction_id", pa.string()), ("row", pa.int32()), ("label", pa.int8()), ("received_at", MOMENT)]
 )
 DAY_US = 86_400_000_000
+PART_ANSWERS = 128
+"""Answers whose rows share dictionaries: a writer looks at the whole dictionary for each table that was asked."""
+FEW_ROWS = 256
+"""Tables that hold fewer on average are put together before they are written."""
 RESERVED = {name for name, _ in (*HEAD_COLUMNS, *TAIL_COLUMNS)}
 
 
@@ -94,6 +98,7 @@ class PayloadTable:
     ) -> None:
         self._features = [name for name in feature_names(columns) if pii_key is not None or not columns[name].pii]
         self._hashed = {name for name in self._features if columns[name].pii}
+        self._nullable = {name for name in self._features if columns[name].nullable}
         self._pii_key = pii_key or b""
         self._row_type = pa.struct([(name, ARROW_TYPES[columns[name].type]) for name in self._features])
         self._constants: dict[str, str | int] = {
@@ -108,58 +113,88 @@ class PayloadTable:
         )
 
     def build(self, answers: Sequence[Answer]) -> pa.Table:
-        """One row of the log for each row asked. Mostly one call into Arrow: Python here holds up the answers."""
+        """One row of the log for each row asked: `schema`, with what an answer's rows share as dictionaries.
+
+        Mostly few calls into Arrow for many answers, since Python here holds up those to come.
+        """
         tables = [answer for answer in answers if isinstance(answer.rows, pa.Table)]
-        answers = [*(answer for answer in answers if not isinstance(answer.rows, pa.Table)), *tables]
-        rows = [row for answer in answers[: len(answers) - len(tables)] for row in answer.rows]
+        listed = [answer for answer in answers if not isinstance(answer.rows, pa.Table)]
+        rows = [row for answer in listed for row in answer.rows]
+        parts = [self._build_part(listed, self._of_rows(rows))]
+        for start in range(0, len(tables), PART_ANSWERS):
+            part = tables[start : start + PART_ANSWERS]
+            parts.append(self._build_part(part, self._of_tables([answer.rows for answer in part])))
+        return pa.concat_tables([part for part in parts if part.num_rows] or parts[:1])
+
+    def _build_part(self, answers: Sequence[Answer], features: Sequence[pa.ChunkedArray]) -> pa.Table:
         lengths = np.fromiter((len(answer.scores) for answer in answers), dtype=np.int64, count=len(answers))
         num_rows = int(lengths.sum())
-        owners = np.repeat(np.arange(len(answers)), lengths)
+        owners = np.repeat(np.arange(len(answers), dtype=np.int32), lengths)
+        owner_places, no_places = pa.array(owners), pa.array(np.zeros(num_rows, dtype=np.int32))
         firsts = np.repeat(np.cumsum(lengths) - lengths, lengths)
-        at_us = [answer.at_ns // 1000 for answer in answers]
         of_answers: dict[str, list[Any]] = {
             "prediction_id": [answer.prediction_id for answer in answers],
-            "at": at_us,
+            "at": [answer.at_ns // 1000 for answer in answers],
             "started_at": [answer.started_ns // 1000 for answer in answers],
             "generation": [answer.generation for answer in answers],
             "request_id": [answer.request_id for answer in answers],
             "latency_ms": [answer.latency_ms for answer in answers],
-            PARTITION: [at // DAY_US for at in at_us],
         }
         types = {field.name: field.type for field in self.schema}
-        columns = {name: pa.array(values, types[name]).take(pa.array(owners)) for name, values in of_answers.items()}
-        columns["row"] = pa.array(np.arange(num_rows) - firsts).cast(types["row"])
-        scores = np.concatenate([np.zeros(0), *(np.asarray(answer.scores, dtype=np.float64) for answer in answers)])
-        columns["score"] = pa.array(scores, types["score"])
-        columns |= {name: pa.repeat(value, num_rows).cast(types[name]) for name, value in self._constants.items()}
-        parts = [self._of_rows(rows), *(self._of_table(answer.rows) for answer in tables)]
-        for name, arrays in zip(self._features, zip(*parts, strict=True), strict=True):
-            values = pa.chunked_array(arrays, self._row_type.field(name).type)
-            columns[payload_column(name)] = self._hash(values) if name in self._hashed else values
-        return pa.table([columns[field.name] for field in self.schema], schema=self.schema)
+        columns = {
+            name: pa.DictionaryArray.from_arrays(owner_places, pa.array(values, types[name]))
+            for name, values in of_answers.items()
+        }
+        for name, value in self._constants.items():
+            columns[name] = pa.DictionaryArray.from_arrays(no_places, pa.array([value], types[name]))
+        days = np.array(of_answers["at"], dtype=np.int64) // DAY_US
+        columns[PARTITION] = pa.array(days[owners].astype(np.int32), types[PARTITION])
+        columns["row"] = pa.array((np.arange(num_rows) - firsts).astype(np.int32), types["row"])
+        columns["score"] = pa.array(np.concatenate([np.zeros(0), *(answer.scores for answer in answers)]))
+        for field, values in zip(self._row_type, features, strict=True):
+            columns[payload_column(field.name)] = self._hash(values) if field.name in self._hashed else values
+        return pa.table({field.name: columns[field.name] for field in self.schema})
 
-    def _of_rows(self, rows: Sequence[Mapping[str, Any]]) -> list[pa.Array]:
+    def _of_rows(self, rows: Sequence[Mapping[str, Any]]) -> list[pa.ChunkedArray]:
         try:
             arrays: list[pa.Array] = pa.array(rows, self._row_type).flatten()
         except pa.ArrowInvalid:
             # An integer that a double cannot hold exactly is legal in a request.
             arrays = [_rounded([row.get(field.name) for row in rows], field.type) for field in self._row_type]
-        return arrays
+        return [pa.chunked_array([array]) for array in arrays]
 
-    def _of_table(self, table: pa.Table) -> list[pa.Array]:
-        arrays = []
-        for field in self._row_type:
-            if field.name not in table.column_names:
-                arrays.append(pa.nulls(table.num_rows, field.type))
-                continue
-            values = table.column(field.name).combine_chunks()
-            if pa.types.is_floating(values.type):
-                values = pc.if_else(pc.is_nan(values), pa.scalar(None, values.type), values)
-            arrays.append(values.cast(field.type, safe=False))
-        return arrays
+    def _of_tables(self, tables: Sequence[pa.Table]) -> list[pa.ChunkedArray]:
+        """The features of tables as they were asked: columns in any order and of any type that the contract takes."""
+        alike: list[list[pa.Table]] = []
+        for table in tables:
+            if alike and alike[-1][0].schema.equals(table.schema):
+                alike[-1].append(table)
+            else:
+                alike.append([table])
+        chunks: list[list[pa.Array]] = [[] for _ in self._row_type]
+        for group in alike:
+            together = pa.concat_tables(group)
+            if together.num_rows < FEW_ROWS * len(group):
+                together = together.combine_chunks()
+            for field, of_feature in zip(self._row_type, chunks, strict=True):
+                of_feature.extend(self._of_table(together, field).chunks)
+        return [
+            pa.chunked_array(of_feature, field.type) for field, of_feature in zip(self._row_type, chunks, strict=True)
+        ]
 
-    def _hash(self, values: pa.ChunkedArray) -> pa.Array:
-        return pa.array([None if v is None else self._keyed_hash(v) for v in values.to_pylist()], pa.string())
+    def _of_table(self, table: pa.Table, field: pa.Field) -> pa.ChunkedArray:
+        if field.name not in table.column_names:
+            return pa.chunked_array([pa.nulls(table.num_rows, field.type)])
+        values = table.column(field.name)
+        if field.name in self._nullable and pa.types.is_floating(values.type):
+            values = pc.if_else(pc.is_nan(values), pa.scalar(None, values.type), values)
+        return values if values.type == field.type else values.cast(field.type, safe=False)
+
+    def _hash(self, values: pa.ChunkedArray) -> pa.DictionaryArray:
+        """Each different value once: there are few among many rows."""
+        encoded = values.combine_chunks().dictionary_encode()
+        hashes = [None if v is None else self._keyed_hash(v) for v in encoded.dictionary.to_pylist()]
+        return pa.DictionaryArray.from_arrays(encoded.indices, pa.array(hashes, pa.string()))
 
     def _keyed_hash(self, value: Any) -> str:
         text = value if isinstance(value, str) else repr(value)

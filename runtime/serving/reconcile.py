@@ -4,11 +4,14 @@ Whole, because Serve deletes the applications that a configuration leaves out. S
 application whose part did not change.
 """
 
+import fcntl
 import json
+import os
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -21,6 +24,7 @@ from runtime.core.errors import ConflictError, TealError, UnreachableError
 from runtime.core.files import write_atomic
 from runtime.serving.autoscaling import deployment_options, least_replicas
 from runtime.serving.edge_files import read_secret
+from runtime.serving.edge_limits import limits_of
 from runtime.serving.edge_shares import app_name
 from runtime.serving.registration import STALE_S
 from runtime.store.control import ControlStore
@@ -66,6 +70,8 @@ def reconcile(
     *,
     token: str | None = None,
     capacity: Mapping[str, int] = MappingProxyType({}),
+    keeps_settings: bool = False,
+    is_awaited: bool = True,
     on_progress: Callable[[str], None] = lambda _text: None,
 ) -> Reconciled:
     """Apply the store's desired state and wait until every filled slot of `config.serving.endpoint` answers.
@@ -74,21 +80,24 @@ def reconcile(
     Idempotent; unchanged applications keep their replicas. TealError carries the replica's own reason if a slot does
     not come up; other applications are not touched by that. `token`: Ray's, where its authentication is on.
     `capacity`: application to the basis points that it must be able to carry beyond the share it has: raised before a
-    share is, so that requests find replicas.
+    share is, so that requests find replicas. `keeps_settings`: take the serving settings that each endpoint was last
+    given, also that of `config`. `is_awaited`: False returns when Serve has the configuration.
     """
     started = time.monotonic()
     client = ServeClient(config.cluster, token)
-    endpoints = store.endpoints()
-    settings = _settings_of(config, endpoints)
-    wanted = render_serve_config(endpoints, config, settings, capacity)
-    before = client.details()
-    is_changed = not _is_applied(wanted, before)
-    if is_changed:
-        on_progress("applying the Serve configuration")
-        client.apply(wanted)
+    with _one_at_a_time(config):
+        endpoints = store.endpoints()
+        settings = _settings_of(config, endpoints, keeps=keeps_settings)
+        store.set_edge_limits(limits_of(name, serving) for name, serving in settings.items())
+        wanted = render_serve_config(endpoints, config, settings, capacity)
+        before = client.details()
+        is_changed = not _is_applied(wanted, before)
+        if is_changed:
+            on_progress("applying the Serve configuration")
+            client.apply(wanted)
     awaited = [endpoint for endpoint in endpoints if endpoint.name == config.serving.endpoint] or endpoints
     ready = []
-    for endpoint in awaited:
+    for endpoint in awaited if is_awaited else ():
         for slot in SLOTS:
             model = endpoint.slot(slot).model
             if model is not None:
@@ -119,7 +128,11 @@ def render_serve_config(
                 applications.append(_render_application(endpoint.name, slot, model, config, serving, share))
     return {
         "proxy_location": "EveryNode",
-        "http_options": {"host": config.cluster.host, "port": config.cluster.ports.serve, "keep_alive_timeout_s": 90},
+        "http_options": {
+            "host": config.cluster.serve_host,
+            "port": config.cluster.ports.serve,
+            "keep_alive_timeout_s": 90,
+        },
         "logging_config": {"enable_access_log": False},
         "applications": applications,
     }
@@ -149,24 +162,47 @@ def _render_application(
             "run": str(Path(config.paths.run).absolute()),
             "push_interval_s": config.monitoring.push_interval_s,
             "control": config.paths.control,
-            "cluster_host": config.cluster.host,
+            "cluster_host": config.cluster.address or config.cluster.host,
             "listen_ports": [config.cluster.ports.listener_min, config.cluster.ports.listener_max],
         },
     }
 
 
-def _settings_of(config: Config, endpoints: Sequence[EndpointState]) -> dict[str, ServingConfig]:
+def read_settings(config: Config, endpoint: str) -> ServingConfig:
+    """The serving settings that this endpoint was last given."""
+    path = _settings_path(config, endpoint)
+    if path.exists():
+        return ServingConfig(**json.loads(path.read_text()))
+    return config.serving if config.serving.endpoint == endpoint else ServingConfig(endpoint=endpoint)
+
+
+def _settings_of(
+    config: Config, endpoints: Sequence[EndpointState], *, keeps: bool = False
+) -> dict[str, ServingConfig]:
     """Each endpoint's serving settings: the given ones for its own endpoint, those last used for the others."""
-    directory = Path(config.paths.run) / "serving"
     own = config.serving
-    write_atomic(directory / f"{own.endpoint}.json", json.dumps(asdict(own)))
+    if keeps:
+        own = read_settings(config, own.endpoint)
+    write_atomic(_settings_path(config, own.endpoint), json.dumps(asdict(own)))
     settings = {own.endpoint: own}
-    for endpoint in endpoints:
-        if endpoint.name not in settings:
-            path = directory / f"{endpoint.name}.json"
-            values = json.loads(path.read_text()) if path.exists() else {"endpoint": endpoint.name}
-            settings[endpoint.name] = ServingConfig(**values)
-    return settings
+    return settings | {one.name: read_settings(config, one.name) for one in endpoints if one.name not in settings}
+
+
+def _settings_path(config: Config, endpoint: str) -> Path:
+    return Path(config.paths.run) / "serving" / f"{endpoint}.json"
+
+
+@contextmanager
+def _one_at_a_time(config: Config) -> Iterator[None]:
+    """Whoever renders a configuration applies it before another reads what the next one is rendered from."""
+    path = Path(config.paths.run) / "serving" / ".lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 def _is_applied(wanted: dict[str, Any], details: dict[str, Any]) -> bool:

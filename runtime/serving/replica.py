@@ -30,10 +30,10 @@ from runtime.serving.listener import Listener, bind_in_range
 from runtime.serving.payload import Answer, Feedback, PayloadTable, build_feedback, feedback_uri, payload_uri
 from runtime.serving.registration import Registration
 from runtime.serving.service import Limits, SlotIdentity, SlotService
-from runtime.serving.shadow import Difference, Shadow, build_differences, shadow_uri
+from runtime.serving.shadow import Asked, Difference, Shadow, build_differences, shadow_uri
 from runtime.serving.shadow_target import ShadowTarget
-from runtime.store.control import ControlStore
 from runtime.store.records import Replica, Slot
+from runtime.store.rollouts import RolloutStore
 
 logger = logging.getLogger(__name__)
 
@@ -165,7 +165,7 @@ class SlotReplica:
         )
         self._service.warm_up()
         self._logs: list[DeltaLog[Any]] = [payload, feedback]
-        self._store = ControlStore(arguments.control)
+        self._store = RolloutStore(arguments.control)
         self._arguments = arguments
         self._replica_id = uuid.uuid4().hex
         self._pusher = Pusher(
@@ -205,8 +205,7 @@ class SlotReplica:
         )
         self._registration = Registration(self._store, replica)
         await asyncio.to_thread(self._registration.start)
-        if self._arguments.shadow_fraction:
-            self._shadowing = asyncio.create_task(self._shadow())
+        self._shadowing = asyncio.create_task(self._shadow())
 
     async def _shadow(self) -> None:
         arguments = self._arguments
@@ -215,11 +214,26 @@ class SlotReplica:
         )
         self._logs.append(log)
         target = ShadowTarget(
-            self._store, endpoint=arguments.endpoint, slot=arguments.slot, secret=read_secret(arguments.run)
+            self._store,
+            endpoint=arguments.endpoint,
+            slot=arguments.slot,
+            secret=read_secret(arguments.run),
+            replica_id=self._replica_id,
+            fraction=arguments.shadow_fraction,
         )
-        label = self._service.identity.model_label
-        shadow = Shadow(target.send, model_version=label, fraction=arguments.shadow_fraction, log=log)
-        await target.watch(lambda has_target: self._service.follow(shadow if has_target else None))
+        shadow = Shadow(target.send, model_version=self._service.identity.model_label, fraction=0.0, log=log)
+
+        begun: Asked | None = None
+
+        def follow(asked: Asked | None) -> None:
+            nonlocal begun
+            # Whoever was away for a moment and failed meanwhile is not counted anew.
+            if asked is not None and asked != begun:
+                shadow.begin(asked.fraction)
+                begun = asked
+            self._service.follow(None if asked is None else shadow)
+
+        await target.watch(follow, lambda: shadow.tally.to_json())
 
     async def _close(self) -> None:
         if self._registration is not None:
@@ -234,13 +248,14 @@ class SlotReplica:
     def _finish(self) -> None:
         if self._registration is not None:
             self._registration.remove()
-        self._pusher.finish()
         for log in self._logs:
             log.close()
+        if not self._pusher.finish(SEND_TIMEOUT_S):
+            logger.warning("the last counts did not reach the monitor", extra=self._pusher.status())
 
     async def record_autoscaling_stats(self) -> dict[str, float]:
         """Called by Serve: what `autoscaling.wanted_replicas` decides by."""
-        return {ONGOING: float(self._listener.num_ongoing)}
+        return {ONGOING: self._listener.num_ongoing + self._service.grpc_load.take()}
 
 
 def build_app(values: dict[str, Any]) -> serve.Application:

@@ -16,7 +16,7 @@ from runtime.core.errors import ContractError
 from runtime.core.ids import format_uuid7
 from runtime.data.accumulate import Accumulator
 from runtime.data.counts import Counts
-from runtime.data.encoding import Encoded
+from runtime.data.encoding import MANY_ROWS, Encoded
 from runtime.data.rows import RowError
 from runtime.models.bundle import Bundle
 from runtime.models.predictor import Predictor
@@ -67,6 +67,7 @@ class Call(NamedTuple):
     is_explained: bool = False
     is_shadow: bool = False
     """Asked by the other slot for comparison: neither logged nor counted."""
+    traceparent: str = ""
 
 
 class Question(NamedTuple):
@@ -74,6 +75,7 @@ class Question(NamedTuple):
 
     encoded: Encoded
     rows: Sequence[Mapping[str, Any]] | pa.Table
+    """Many rows are a table of their features, however they came."""
 
 
 class Scored(NamedTuple):
@@ -118,8 +120,12 @@ class Scorer:
 
     def encode_rows(self, rows: Sequence[Any]) -> Question:
         """RequestFault 422 names the first value that breaks the contract."""
+        encoding, columns = self.bundle.encoding, self.bundle.columns
         try:
-            return Question(self.bundle.encoding.encode_rows(rows, self.bundle.columns), rows)
+            if len(rows) < MANY_ROWS:
+                return Question(encoding.encode_rows(rows, columns), rows)
+            encoded, table = encoding.encode_listed(rows, columns)
+            return Question(encoded, rows if table is None else table)
         except RowError as error:
             raise RequestFault.of_row(error) from error
 
@@ -171,9 +177,10 @@ class Scorer:
                         latency_ms=(time.time_ns() - call.at_ns) / 1e6,
                     ),
                     len(scores),
+                    question.rows.get_total_buffer_size() if isinstance(question.rows, pa.Table) else None,
                 )
             if self.shadow is not None:
-                self.shadow.offer(prediction_id, question.rows, scores)
+                self.shadow.offer(prediction_id, question.rows, scores, call.traceparent)
         except Exception:  # noqa: BLE001 - a fault of the log must not become one of the answer
             self._note_background_failure()
         return Scored(prediction_id, scores)

@@ -15,7 +15,9 @@ import numpy as np
 from runtime.data.contract import contract_to_json, feature_names
 from runtime.models.bundle import Bundle
 from runtime.serving import arrow
+from runtime.serving.arrival import ArrivalClock
 from runtime.serving.asgi import JSON_TYPE, Header, Receive, Reply, Request, Scope, Send
+from runtime.serving.autoscaling import CallLoad
 from runtime.serving.batching import MicroBatcher
 from runtime.serving.codec import (
     RequestFault,
@@ -72,6 +74,8 @@ class SlotService:
             )
         self.explainer = Explainer(bundle, self.scorer)
         self.tally = Tally()
+        self.arrivals = ArrivalClock()
+        self.grpc_load = CallLoad()
         self._bundle = bundle
         self._secret = secret.encode()
         self._payload = payload
@@ -89,8 +93,9 @@ class SlotService:
             model_path: Route("GET", self._describe),
             "/v1/openapi.json": Route("GET", self._show_openapi),
             "/v2/health/ready": Route("GET", self._ready),
-            "/v2/health/live": Route("GET", self._ready),
+            "/v2/health/live": Route("GET", self._live),
         }
+        self._oip_prefixes = ("/v2", f"/{identity.app}/v2")
         oip = OipHttp(self.scorer, self.explainer, limits)
         routes |= {path: Route(*route) for path, route in oip.routes().items()}
         # Serve hands the path over with the route's prefix on it.
@@ -129,7 +134,10 @@ class SlotService:
         started = time.perf_counter()
         headers = dict(scope["headers"])
         route = self._routes.get(scope["path"])
-        reply = await self._reply(route, Request(headers, scope.get("query_string", b""), receive, at_ns), scope)
+        arrived = headers.get(b"x-teal-arrived")
+        waited_ns = 0 if arrived is None else self.arrivals.waited_ns(arrived, at_ns)
+        request = Request(headers, scope.get("query_string", b""), receive, at_ns, waited_ns)
+        reply = await self._reply(route, request, scope)
         answered = [*reply.headers, *self._headers, (b"content-length", b"%d" % len(reply.body))]
         await send({"type": "http.response.start", "status": reply.status, "headers": answered})
         await send({"type": "http.response.body", "body": reply.body})
@@ -139,7 +147,7 @@ class SlotService:
 
     async def _reply(self, route: Route | None, request: Request, scope: Scope) -> Reply:
         # The protocol's clients read `error` as text and fail on anything else.
-        encode = encode_oip_fault if "/v2" in scope["path"] else encode_fault
+        encode = encode_oip_fault if scope["path"].startswith(self._oip_prefixes) else encode_fault
         try:
             if not hmac.compare_digest(request.headers.get(b"x-teal-edge", b""), self._secret):
                 raise RequestFault(403, "forbidden", "requests must come through the edge")
@@ -164,11 +172,10 @@ class SlotService:
             return await self._predict_arrow(body, call)
         rows = parse_instances(body, content_type, max_rows=self.limits.max_rows)
         question = self.scorer.encode_rows(rows)
-        prediction_id, scores = await self.scorer.score(question, call)
-        explained = self.explainer.explain(question.encoded, scores) if call.is_explained else None
+        (prediction_id, scores), explained = await self.explainer.answer(question, call)
         return Reply(
             200,
-            encode_predictions(prediction_id, self.identity.model_label, scores.tolist(), explained),
+            encode_predictions(prediction_id, self.identity.model_label, scores, explained),
             (JSON_TYPE, (b"x-prediction-id", prediction_id.encode())),
             len(scores),
         )
@@ -176,8 +183,7 @@ class SlotService:
     async def _predict_arrow(self, body: bytes, call: Call) -> Reply:
         table = arrow.parse_table(body, max_rows=self.limits.max_rows)
         question = self.scorer.encode_table(table)
-        prediction_id, scores = await self.scorer.score(question, call)
-        explained = self.explainer.explain(question.encoded, scores) if call.is_explained else None
+        (prediction_id, scores), explained = await self.explainer.answer(question, call)
         return Reply(
             200,
             arrow.encode_scores(prediction_id, self.identity.model_label, scores, explained),
@@ -206,6 +212,9 @@ class SlotService:
 
     async def _show_openapi(self, _request: Request) -> Reply:
         return Reply(200, self._openapi)
+
+    async def _live(self, _request: Request) -> Reply:
+        return Reply(200, b'{"live":true}')
 
     async def _ready(self, _request: Request) -> Reply:
         return Reply(200, encode_json({"ready": True, "pid": os.getpid(), **self.status()}))

@@ -1,7 +1,7 @@
 """Backup and restore: all that was decided, as lines of JSON, the same from SQLite and from PostgreSQL.
 
 The first line tells the schema's revision, then one line a row, the last one counts and a hash over all before it.
-What is only observed (acknowledgements, replicas) is left out: it is told anew by those who are alive.
+What is only observed (acknowledgements, replicas, the monitor's counts) is left out: it is told or counted anew.
 """
 
 import hashlib
@@ -23,10 +23,11 @@ from runtime.store import schema, tables
 from runtime.store.audit import find_breaks, find_drift
 from runtime.store.chain import read_head, read_transitions
 from runtime.store.endpoints import read_endpoints
+from runtime.store.monitor_counts import MONITOR_TABLES
 from runtime.store.records import BackupSummary, Head
 
 FORMAT = "teal-backup/1"
-OBSERVED = {tables.edge_acks.name, tables.replicas.name}
+OBSERVED = {tables.edge_acks.name, tables.edge_limits.name, tables.replicas.name} | MONITOR_TABLES
 BATCH_ROWS = 500
 
 
@@ -91,6 +92,7 @@ def check(path: Path) -> BackupSummary:
             head=head,
             sha256=str(trailer["sha256"]),
             faults=[],
+            at=str(header["at"]),
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UsageError(f"{path} is not a whole backup of teal's control store: {error}") from error

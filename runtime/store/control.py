@@ -10,6 +10,7 @@ from runtime.store.chain import witness_for
 from runtime.store.edges import EdgeStore
 from runtime.store.leases import LeaseStore
 from runtime.store.lineage import LineageStore
+from runtime.store.monitor_counts import MonitorStore
 from runtime.store.outbox import OutboxStore
 from runtime.store.principals import PrincipalStore
 from runtime.store.replicas import ReplicaStore
@@ -29,6 +30,7 @@ class ControlStore(
     PrincipalStore,
     AlertStore,
     TrainingStore,
+    MonitorStore,
 ):
     """Desired state and audit chain, beside the lineage. Safe to open in many processes at once."""
 

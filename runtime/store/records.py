@@ -186,6 +186,19 @@ class Replica:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class EdgeLimits:
+    """What edges hold one endpoint to: those of its serving settings that replicas do not enforce alone."""
+
+    endpoint: str
+    max_body_bytes: int
+    max_ongoing_requests: int
+    max_waiting_requests: int
+    answer_timeout_s: float
+    may_sleep: bool
+    """Whether a slot with traffic may be without replicas until somebody asks."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class GateRecord:
     at: str
     holdout: str
@@ -208,3 +221,11 @@ class BackupSummary:
     """Of everything in the file before its last line."""
     faults: list[str]
     """What `teal audit verify` finds in the rows; a backup is written all the same."""
+    at: str = ""
+    """When it was written, ISO 8601 in UTC."""
+    kept_revocations: tuple[str, ...] = ()
+    """Tokens that are valid in the backup and were revoked since, by id. A restore leaves them revoked."""
+    restored_rights: tuple[str, ...] = ()
+    """Principals whose rights were others before the restore."""
+    num_unchecked_tokens: int = 0
+    """Valid after the restore, while the replaced store knew nothing of them: they may have been revoked since."""

@@ -1,5 +1,6 @@
 """The store's own backup and restore: one snapshot out, one transaction in."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from sqlalchemy import Connection, Table, select, update
@@ -8,6 +9,7 @@ from runtime.core.errors import RefusedError, TealError
 from runtime.store import backup, tables
 from runtime.store.chain import append_transition, read_head
 from runtime.store.database import upsert
+from runtime.store.principals import principals, tokens
 from runtime.store.records import BackupSummary, Head
 from runtime.store.verification import VerifiableStore
 
@@ -26,7 +28,8 @@ class RestorableStore(VerifiableStore):
         """Replace everything by a backup, in one transaction: the backup's state or the old one, never a part.
 
         RefusedError if the store holds anything, unless forced, or if the backup's audit chain does not verify. The
-        restore is itself in the chain, and every generation rises above what edges may have seen.
+        restore is itself in the chain, and every generation rises above what edges may have seen. What the replaced
+        store knows to be revoked stays so: a restore is no way back for a token that leaked.
         """
         summary = backup.check(path)
         with backup.staged(path, summary) as source:
@@ -39,13 +42,23 @@ class RestorableStore(VerifiableStore):
                     raise RefusedError(f"control store {self.shown_url} is not empty: {shown}; --force replaces it")
                 replaced = read_head(connection)
                 generations = _numbers(connection, tables.endpoints, "generation")
-                tokens = _numbers(connection, tables.leases, "token")
+                fencing = _numbers(connection, tables.leases, "token")
+                known = _revocations(connection)
+                rights = _rights(connection)
                 backup.replace_rows(source, connection, kept)
                 found = backup.count_rows(connection, kept)
                 if found != backup.count_rows(source, kept):
                     raise TealError(f"{path} was not restored: the database holds {found} rows after the copy")
+                summary = replace(
+                    summary,
+                    kept_revocations=_revoke_again(connection, known),
+                    restored_rights=tuple(
+                        name for name, own in _rights(connection).items() if rights.get(name, own) != own
+                    ),
+                    num_unchecked_tokens=len(_valid_tokens(connection) - known.keys()),
+                )
                 self._jump_generations(summary, generations, replaced, actor)
-                self._jump_tokens(tokens)
+                self._jump_fencing(fencing)
                 if faults := backup.audit_faults(connection):
                     raise TealError(f"{path} was not restored: {faults[0]}")
                 self.retire_witness()
@@ -58,6 +71,7 @@ class RestorableStore(VerifiableStore):
             "backup_sha256": summary.sha256,
             "backup_head": None if summary.head is None else summary.head.sequence,
             "replaced_head": None if replaced is None else [replaced.sequence, replaced.hash],
+            "kept_revocations": list(summary.kept_revocations),
         }
         table = tables.endpoints
         with self._write() as connection:
@@ -71,13 +85,37 @@ class RestorableStore(VerifiableStore):
                     connection, row.name, actor=actor, action="restore", detail=detail, generation=generation
                 )
 
-    def _jump_tokens(self, before: dict[str, int]) -> None:
+    def _jump_fencing(self, before: dict[str, int]) -> None:
         """Void every lease: those who hold one take it anew, or find that they were replaced."""
         with self._write() as connection:
             restored = _numbers(connection, tables.leases, "token")
             for name in sorted(restored | before):
                 token = max(restored.get(name, 0), before.get(name, 0)) + RESTORE_STEP
                 upsert(connection, tables.leases, {"name": name}, {"holder": "", "token": token, "expires_at": 0.0})
+
+
+def _revocations(connection: Connection) -> dict[str, str | None]:
+    """Every token that is known, and when it was revoked."""
+    return {row.id: row.revoked_at for row in connection.execute(select(tokens.c.id, tokens.c.revoked_at))}
+
+
+def _revoke_again(connection: Connection, known: dict[str, str | None]) -> tuple[str, ...]:
+    """Revoke those of the tokens that came back as valid; their ids."""
+    revived = sorted(token for token in _valid_tokens(connection) if known.get(token) is not None)
+    for token in revived:
+        connection.execute(update(tokens).where(tokens.c.id == token).values(revoked_at=known[token]))
+    return tuple(revived)
+
+
+def _valid_tokens(connection: Connection) -> set[str]:
+    return set(connection.execute(select(tokens.c.id).where(tokens.c.revoked_at.is_(None))).scalars())
+
+
+def _rights(connection: Connection) -> dict[str, tuple[object, ...]]:
+    query = select(principals.c.name, principals.c.roles, principals.c.endpoints, principals.c.rate)
+    return {
+        row.name: (row.roles, row.endpoints, row.rate) for row in connection.execute(query.order_by(principals.c.name))
+    }
 
 
 def _numbers(connection: Connection, table: Table, column: str) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""The tables of rollouts: where each stands, and what was counted and judged at every tick."""
+"""The tables of rollouts: where each stands, what was counted and judged at every tick, and in the shadow."""
 
 from sqlalchemy import JSON, Column, Float, ForeignKey, Integer, String, Table
 
@@ -46,4 +46,13 @@ analysis_ticks = Table(
     Column("share", Integer, nullable=False),
     Column("counts", JSON, nullable=False),
     Column("verdict", JSON, nullable=False),
+)
+
+shadow_counts = Table(
+    "shadow_counts",
+    metadata,
+    Column("rollout", String, ForeignKey("rollouts.id"), primary_key=True),
+    Column("replica", String, primary_key=True),
+    Column("at", Float, nullable=False),
+    Column("counts", JSON, nullable=False),
 )

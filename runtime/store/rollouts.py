@@ -1,6 +1,6 @@
 """Rollouts in the control store: each change one transaction with the endpoint's own change and its audit row."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
@@ -10,11 +10,14 @@ from sqlalchemy import Connection, func, insert, select, update
 
 from runtime.core.errors import ConflictError, NotFoundError, RefusedError
 from runtime.store.control import ControlStore
-from runtime.store.database import retried
+from runtime.store.database import retried, upsert
 from runtime.store.endpoints import read_endpoint
 from runtime.store.leases import check_fencing
 from runtime.store.records import EndpointState, Fencing
-from runtime.store.rollout_tables import analysis_ticks, rollouts
+from runtime.store.rollout_tables import analysis_ticks, rollouts, shadow_counts
+
+SHADOWING = "Shadowing"
+"""The phase in which replicas of the primary ask the canary too, as the plan's `shadow` says."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -132,6 +135,31 @@ class RolloutStore(ControlStore):
         query = select(analysis_ticks).where(analysis_ticks.c.rollout == rollout_id).order_by(analysis_ticks.c.number)
         with self._read() as connection:
             return [AnalysisTick(**row) for row in connection.execute(query).mappings()]
+
+    def shadow_asked(self, endpoint: str) -> tuple[str, float] | None:
+        """The rollout in whose shadow the primary's replicas ask the canary now, and of what fraction of requests."""
+        columns = rollouts.c
+        query = select(columns.id, columns.plan).where(columns.active_endpoint == endpoint, columns.phase == SHADOWING)
+        with self._read() as connection:
+            row = connection.execute(query).first()
+        return None if row is None else (row.id, float(row.plan["shadow"]["fraction"]))
+
+    @retried
+    def record_shadow(self, rollout_id: str, replica: str, counts: Mapping[str, Any], *, at: float) -> bool:
+        """Keep what one replica has counted since it began; False once the rollout is past its shadow."""
+        with self._write() as connection:
+            phase = connection.execute(select(rollouts.c.phase).where(rollouts.c.id == rollout_id)).scalar()
+            if phase != SHADOWING:
+                return False
+            key = {"rollout": rollout_id, "replica": replica}
+            upsert(connection, shadow_counts, key, {"at": at, "counts": dict(counts)})
+            return True
+
+    def shadow_counts(self, rollout_id: str) -> list[dict[str, Any]]:
+        """What each replica counted in the rollout's shadow."""
+        query = select(shadow_counts.c.counts).where(shadow_counts.c.rollout == rollout_id)
+        with self._read() as connection:
+            return [dict(counts) for counts in connection.execute(query.order_by(shadow_counts.c.replica)).scalars()]
 
     @retried
     def change_rollout(

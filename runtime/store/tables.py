@@ -73,6 +73,17 @@ replicas = Table(
     Column("at", Float, nullable=False),
 )
 
+edge_limits = Table(
+    "edge_limits",
+    metadata,
+    Column("endpoint", String, primary_key=True),
+    Column("max_body_bytes", Integer, nullable=False),
+    Column("max_ongoing_requests", Integer, nullable=False),
+    Column("max_waiting_requests", Integer, nullable=False),
+    Column("answer_timeout_s", Float, nullable=False),
+    Column("may_sleep", Boolean, nullable=False),
+)
+
 data_versions = Table(
     "data_versions",
     metadata,

@@ -44,7 +44,7 @@ class Training:
     started_at: float
     ended_at: float | None
     reason: str
-    """Why it ended as it did."""
+    """Why it ended as it did; what it waits for while it runs."""
 
 
 class TrainingStore(AuditStore):
@@ -83,8 +83,16 @@ class TrainingStore(AuditStore):
                 raise ConflictError(
                     f"training {training_id} is {training.phase} already; step {step!r} is not recorded"
                 )
-            steps = training.steps | {step: dict(outputs)}
-            connection.execute(update(trainings).where(trainings.c.id == training_id).values(steps=steps))
+            values = {"steps": training.steps | {step: dict(outputs)}, "reason": ""}
+            connection.execute(update(trainings).where(trainings.c.id == training_id).values(**values))
+            return _read(connection, training_id)
+
+    @retried
+    def note_training(self, training_id: str, reason: str) -> Training:
+        """Say what a running training waits for, until its next step is done. Of one that ended nothing changes."""
+        with self._write() as connection:
+            is_running = (trainings.c.id == training_id) & (trainings.c.phase == "running")
+            connection.execute(update(trainings).where(is_running).values(reason=reason))
             return _read(connection, training_id)
 
     @retried

@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import numpy as np
@@ -107,6 +107,26 @@ def hold_out(table: pa.Table, columns: Mapping[str, ColumnConfig], fraction: flo
         codes = pc.fill_null(encoded.indices, -1).to_numpy(zero_copy_only=False)  # the last position is that of None
     chosen = np.fromiter((_position(value) < fraction for value in [*values, None]), dtype=np.bool_)
     return np.asarray(chosen[codes], dtype=np.bool_)
+
+
+def trained_rows(table: pa.Table, columns: Mapping[str, ColumnConfig], config: TrainingConfig) -> NDArray[np.bool_]:
+    """Mask of the rows that a training with these windows learns from, where they are in its data version."""
+    windows = _windows(config)
+    mask = np.ones(table.num_rows, dtype=np.bool_)
+    time_column = time_name(columns)
+    if time_column is not None:
+        start, end = _moments("train", *windows["train"])
+        moments = table.column(time_column)
+        # Compared as integers: the window's open ends lie outside what a timestamp in nanoseconds can hold.
+        at = pc.fill_null(moments.cast(pa.timestamp("us", tz="UTC")).cast(pa.int64()), 0).to_numpy()
+        mask &= (at >= _microseconds(start)) & (at < _microseconds(end))
+    if "validation" not in windows:
+        mask &= ~hold_out(table, columns, config.validation_fraction)
+    return mask
+
+
+def _microseconds(moment: datetime) -> int:
+    return (moment - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
 
 
 def _position(value: Any) -> float:

@@ -1,17 +1,20 @@
 """The trials of a sweep, each with its run in MLflow and with all that it takes to repeat it."""
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from runtime.config.schema import Config, ModelConfig
+from runtime.config.schema import Config, ModelConfig, TrainingConfig, TuneConfig
+from runtime.core.errors import ConfigError
 from runtime.core.git import CodeVersion
 from runtime.core.hashing import sha256_json
 from runtime.registry.mlflow_registry import Registry
 from runtime.store.records import DataVersion
 from runtime.training.space import Choice, draw_choices
 from runtime.training.trial import TrialPlan
+
+Device = Literal["cpu", "cuda"]
 
 
 def start_parent(
@@ -62,7 +65,7 @@ def start_trial(
         run_id=run_id,
         family=family,
         model=choice.model,
-        training=choice.training,
+        training=replace(choice.training, device=trial_device(config.tune, choice.training)),
         bundle_dir=str(Path(config.paths.artifacts).absolute() / "bundles" / run_id),
         lineage={
             "data": data,
@@ -72,6 +75,33 @@ def start_trial(
             "sweep_run_id": parent_run_id,
         },
     )
+
+
+def trial_device(tune: TuneConfig, training: TrainingConfig) -> Device:
+    """What a trial may use: a GPU only where one is reserved for it, as others would be trained on the same otherwise.
+
+    ConfigError where the two settings contradict each other.
+    """
+    if tune.gpus_per_trial > 0:
+        if training.device == "cpu":
+            raise ConfigError(
+                f"tune.gpus_per_trial {tune.gpus_per_trial:g} reserves GPUs that training.device 'cpu' would not use; "
+                "set one of them otherwise"
+            )
+        return "cuda"
+    if training.device == "cuda":
+        raise ConfigError("training.device 'cuda' needs a GPU a trial, but tune.gpus_per_trial is 0; set it to 1")
+    return "cpu"
+
+
+def check_gpus(tune: TuneConfig, resources: Mapping[str, float]) -> None:
+    """ConfigError where no trial could ever start: Tune would wait for ever, and say nothing."""
+    found = resources.get("GPU", 0.0)
+    if tune.gpus_per_trial > found:
+        raise ConfigError(
+            f"tune.gpus_per_trial is {tune.gpus_per_trial:g} but the running nodes of the cluster have {found:g} GPUs; "
+            "set it to 0, or start a node that has one"
+        )
 
 
 def lineage_tags(version: DataVersion, code: CodeVersion) -> dict[str, str]:

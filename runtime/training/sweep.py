@@ -24,7 +24,7 @@ from runtime.core.git import CodeVersion
 from runtime.registry.mlflow_registry import Registry, RunStatus
 from runtime.store.records import DataVersion
 from runtime.training.dataset import Split, load_split
-from runtime.training.plan import draw_trials, start_parent, start_trial
+from runtime.training.plan import check_gpus, draw_trials, start_parent, start_trial, trial_device
 from runtime.training.sweep_log import OnProgress, SweepLog, measurements
 from runtime.training.trial import (
     CANDIDATE_KEY,
@@ -81,6 +81,10 @@ def sweep(
         raise UnreachableError("a sweep needs a Ray cluster; run `teal up` first")
     report = on_progress or (lambda text, done, total: None)
     choices = draw_trials(config, families)
+    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    check_gpus(config.tune, resources)
+    for _, choice in choices:
+        trial_device(config.tune, choice.training)
     report("reading the data", 0, len(choices))
     split = load_split(data_version, config.data, config.training)
     registry.create_database()

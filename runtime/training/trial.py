@@ -50,7 +50,7 @@ def run_trial(plan: TrialPlan, split: Split, on_epoch: OnEpoch) -> Candidate:
     model = train(plan.model, plan.training, split, on_epoch)
     metrics = evaluate(split.validation_labels, model.predict(split.validation.numeric, split.validation.categorical))
     scores = model.predict(split.train.numeric, split.train.categorical)
-    lineage = plan.lineage | {"run_id": plan.run_id, "metrics": metrics}
+    lineage = plan.lineage | {"run_id": plan.run_id, "metrics": metrics, "device": plan.training.device}
     save_bundle(
         Path(plan.bundle_dir),
         model=model,

@@ -23,6 +23,7 @@ from runtime.core.errors import ConfigError, ContractError, NotFoundError, TealE
 from runtime.core.git import CodeVersion
 from runtime.data import delta
 from runtime.data.contract import contract_from_json
+from runtime.data.current import current_version
 from runtime.data.fingerprint import fingerprint_table
 from runtime.data.prepare import Prepared, prepare
 from runtime.data.version import load_reference
@@ -129,6 +130,9 @@ def test_unchanged_inputs_write_nothing_and_changed_ones_a_version(bench: Bench)
     assert window.is_new
     assert (window.version.version, window.version.num_rows) == (1, 10)
     assert window.version.lineage["counts"]["outside_window"] == 30
+    # Back to the first window: nothing is written, and the table's current version is the one that was asked for.
+    assert current_version(bench.store, "rows") == window.version
+    assert bench.prepare().version == current_version(bench.store, "rows") == first.version
     bench.change_source(0, "r0,2020-01-01T00:00:00Z,5,a,1,z")
     assert bench.prepare().version.version == 2
     # Older versions stay as they were.

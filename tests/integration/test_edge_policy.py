@@ -106,7 +106,7 @@ def test_rights_are_those_of_the_role_on_the_endpoint(edge: Edge) -> None:
         "predict": ("POST", "/v1/models/{}:predict"),
         "infer": ("POST", "/v2/models/{}/infer"),
         "feedback": ("POST", "/v1/models/{}:feedback"),
-        "read": ("GET", "/v2/models/{}/ready"),
+        "read": ("GET", "/v2/models/{}"),
     }
 
     def statuses(endpoint: str) -> dict[str, int]:
@@ -249,7 +249,7 @@ def test_the_catalogue_and_the_server_are_told_by_the_edge(edge: Edge) -> None:
     assert edge.send("/v1/openapi.json", method="GET")[2]["path"].endswith("/v1/openapi.json")
 
 
-@pytest.mark.parametrize("path", ["/v2/models/e", "/v2/models/e/ready", "/v2/models/e/versions/3/ready"])
+@pytest.mark.parametrize("path", ["/v2/models/e", "/v2/models/e/versions/3"])
 def test_the_open_protocols_paths_reach_a_replica(edge: Edge, path: str) -> None:
     status, _, seen = edge.send(path, method="GET", body=None)
     assert (status, seen["path"][2:].partition("/")[2]) == (200, path[1:])

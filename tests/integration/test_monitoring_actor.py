@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 from urllib.request import urlopen
@@ -30,9 +31,12 @@ from runtime.monitoring.actor import (
     shard_of,
     start_monitor,
 )
+from runtime.serving.counters import Delta, Pusher
+from runtime.serving.replica import _send_to_monitor
 from runtime.store.control import ControlStore
 from runtime.store.records import ModelVersion
 from runtime.telemetry.latency import count_latencies
+from tests.waiting import wait_until
 
 RESTART_TIMEOUT_S = 60.0
 ENDPOINT = "watched"
@@ -157,6 +161,50 @@ def test_the_life_of_the_monitor(config: Config, profile: Profile) -> None:
         text = answer.read().decode()
     assert f'teal_feature_psi{{endpoint="{ENDPOINT}"' in text
     assert "teal_rows_total" in text
+
+
+def test_replicas_that_push_while_the_monitor_is_killed_are_counted_once(config: Config, profile: Profile) -> None:
+    start_monitor(config)
+    taken = dict.fromkeys("abc", 0)
+
+    def taker(replica: str) -> Callable[[], Delta]:
+        def take() -> Delta:
+            taken[replica] += 1
+            fresh = message(profile, taken[replica], 50)
+            return Delta(
+                requests=50,
+                rows=50,
+                errors=0,
+                refused=0,
+                latency_ms_counts=fresh["latency_ms_counts"],
+                counts=fresh["counts"],
+            )
+
+        return take
+
+    pushers = [
+        Pusher(
+            taker(replica),
+            _send_to_monitor,
+            identity={"endpoint": "pushed", "slot": "blue", "model_version": f"{ENDPOINT}:1", "replica": replica},
+            interval_s=0.05,
+        )
+        for replica in taken
+    ]
+    for pusher in pushers:
+        pusher.start()
+    try:
+        for _ in range(2):
+            pushed = max(taken.values())
+            wait_until(lambda pushed=pushed: min(taken.values()) > pushed + 3, timeout_s=30)  # type: ignore[misc]
+            pid = monitor_status(config)["pid"]
+            os.kill(pid, signal.SIGKILL)
+            status_after_restart(config, pid)
+    finally:
+        ended = [pusher.finish(30.0) for pusher in pushers]
+    assert all(ended)
+    (entry,) = [entry for entry in monitor_status(config)["entries"] if entry["endpoint"] == "pushed"]
+    assert entry["requests"] == entry["rows"] == 50 * sum(taken.values())
 
 
 def test_an_endpoint_lives_in_one_shard_and_is_found_there(config: Config, profile: Profile) -> None:

@@ -122,3 +122,19 @@ def test_a_rollback_by_hand_ends_it_and_no_request_fails(stage: Stage) -> None:
         assert "green" not in {slot for _, slot in callers.answered[seen + 2 :]}
     assert stage.rollout.phase == "Aborted"
     assert {status for status, _ in callers.answered} == {200}
+
+
+def test_sticky_keys_with_errors_are_told_by_the_edge(stage: Stage) -> None:
+    state = stage.store.endpoint("e")
+    stage.edge.give(5000)
+    stage.slots.error_rate |= {"blue": 1.0, "green": 1.0}
+    statuses = [stage.edge.send(x_routing_key=f"client-{number % 20}")[0] for number in range(60)]
+    stage.edge.send()  # without a key
+    assert set(statuses) == {500}
+    keys = stage.world.read_failed_keys(state)
+    assert keys is not None
+    assert sum(len(failed) for failed in keys.values()) == 20
+    assert sum(sum(failed.values()) for failed in keys.values()) == 60
+    stage.slots.error_rate |= {"blue": 0.0, "green": 0.0}
+    assert stage.edge.send(x_routing_key="client-99")[0] == 200
+    assert stage.world.read_failed_keys(state) == keys

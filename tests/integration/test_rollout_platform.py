@@ -17,8 +17,12 @@ import ray
 from runtime.cluster.ray_process import connect
 from runtime.cluster.token import read_token
 from runtime.config.schema import Config
+from runtime.registry.mlflow_client import connect as connect_mlflow
 from runtime.rollout.actor import ACTOR_NAME, NAMESPACE
-from runtime.serving.reconcile import reconcile
+from runtime.rollout.aliases import CONSUMER
+from runtime.rollout.certificate import read_certificate
+from runtime.serving.reconcile import ServeClient, reconcile
+from runtime.store.records import Slot, other_slot
 from runtime.store.rollouts import RolloutStore
 from tests.conftest import Teal
 from tests.serving_example import example_model_version, example_row
@@ -42,14 +46,25 @@ metrics:
   score: {kind: score, margin: 0.01}
 """
 
+THOROUGH = (
+    PLAN.replace("min_s: 1", "shadow: {fraction: 0.5, min_requests: 100, max_difference: 0.5}\nmin_s: 1")
+    + """
+  losses: {kind: feedback, loss: brier, margin: 0.3}
+"""
+)
+"""First in the shadow, then with labels that must come back before the step passes."""
+
 
 @pytest.fixture(scope="module")
 def store(platform: Config, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RolloutStore]:
     store = RolloutStore(platform.paths.control)
+    mlflow = connect_mlflow(platform.paths.mlflow)
+    mlflow.create_registered_model(ENDPOINT)
     directory = tmp_path_factory.mktemp("rollout-bundles")
     for version, seed in SEEDS.items():
         model = example_model_version(directory / f"v{version}", version=version, seed=seed)
         store.record_model_version(replace(model, name=ENDPOINT))
+        mlflow.create_model_version(ENDPOINT, source=str(directory))
     yield store
     store.close()
 
@@ -58,11 +73,24 @@ def store(platform: Config, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 def plans(tmp_path: Path) -> str:
     (tmp_path / "rollout").mkdir()
     (tmp_path / "rollout" / "brisk.yaml").write_text(PLAN)
+    (tmp_path / "rollout" / "thorough.yaml").write_text(THOROUGH)
     return str(tmp_path)
 
 
+def num_ready(store: RolloutStore, slot: Slot) -> int:
+    return sum((replica.slot, replica.state) == (slot, "ready") for replica in store.replicas(ENDPOINT))
+
+
+def least_in_serve(platform: Config, slot: Slot) -> int:
+    client = ServeClient(platform.cluster, read_token(platform.paths.run))
+    (deployment,) = client.details()["applications"][f"{ENDPOINT}-{slot}"]["deployed_app_config"]["deployments"]
+    return int(deployment["autoscaling_config"]["min_replicas"])
+
+
 def deploy(platform: Config, store: RolloutStore, *versions: int) -> None:
+    """Two replicas for all of the traffic, one for up to half of it and for none."""
     serving = replace(platform.serving, endpoint=ENDPOINT, payload_flush_s=0.5, ready_timeout_s=120)
+    serving = replace(serving, min_replicas=2, max_replicas=2, idle_replicas=1)
     for version in versions:
         store.assign_slot(ENDPOINT, None, store.model_version(ENDPOINT, version), actor="tester")
     reconcile(store, replace(platform, serving=serving), token=read_token(platform.paths.run))
@@ -70,7 +98,7 @@ def deploy(platform: Config, store: RolloutStore, *versions: int) -> None:
 
 @contextmanager
 def traffic(config: Config) -> Iterator[list[int]]:
-    """Two callers, one row a request; gives the statuses as they come."""
+    """Two callers, one row a request, a label for each answer; gives the statuses as they come."""
     stopping, statuses = threading.Event(), list[int]()
     bodies = [json.dumps({"instances": [example_row(seed)]}).encode() for seed in range(200)]
 
@@ -80,8 +108,12 @@ def traffic(config: Config) -> Iterator[list[int]]:
             body = bodies[len(statuses) % len(bodies)]
             connection.request("POST", f"/v1/models/{ENDPOINT}:predict", body, {"content-type": "application/json"})
             response = connection.getresponse()
-            response.read()
+            answer = json.loads(response.read())
             statuses.append(response.status)
+            if response.status == 200:
+                label = {"prediction_id": answer["prediction_id"], "label": len(statuses) % 2}
+                connection.request("POST", f"/v1/models/{ENDPOINT}:feedback", json.dumps({"labels": [label]}).encode())
+                connection.getresponse().read()
         connection.close()
 
     threads = [threading.Thread(target=call, daemon=True) for _ in range(2)]
@@ -108,18 +140,39 @@ def test_moved_predictions_are_rolled_back_and_steady_ones_promoted(
         assert max(metrics, key=lambda name: metrics[name]) == "score up", metrics
 
         deploy(platform, store, 3)
-        started = json.loads(teal("--configs", plans, "rollout", "start", ENDPOINT, "--plan", "brisk", "--json").stdout)
-        wait_until(lambda: store.rollout(started["id"]).phase == "Progressing", timeout_s=30)
+        options = ("--plan", "thorough", "--json")
+        started = json.loads(teal("--configs", plans, "rollout", "start", ENDPOINT, *options).stdout)
+        wait_until(lambda: store.rollout(started["id"]).phase == "Shadowing", timeout_s=60)
+        assert store.endpoint(ENDPOINT).share == 0
+        wait_until(lambda: store.rollout(started["id"]).phase == "Progressing", timeout_s=60)
+        canary = store.endpoint(ENDPOINT).canary
+        before = num_ready(store, canary)
         controller: Any = ray.get_actor(ACTOR_NAME, namespace=NAMESPACE)
         status: dict[str, Any] = ray.get(controller.status.remote(), timeout=20)
         os.kill(status["pid"], signal.SIGKILL)
+        wait_until(lambda: store.rollout(started["id"]).phase == "Promoting", timeout_s=180)
+        # All of the traffic came no sooner than the replicas for it; the old slot still has its own.
+        assert (before, num_ready(store, canary), num_ready(store, other_slot(canary))) == (1, 2, 2)
         wait_until(lambda: not store.rollout(started["id"]).is_active, timeout_s=120)
+        # Serve takes its time to stop replicas; what it was told is that one is enough.
+        assert least_in_serve(platform, other_slot(canary)) == 1
     finished = store.rollout(started["id"])
     assert finished.phase == "Succeeded", finished
     assert store.endpoint(ENDPOINT).slot(store.endpoint(ENDPOINT).primary).model == store.model_version(ENDPOINT, 3)
     assert set(statuses) == {200}
     wait_until(lambda: store.rollout(finished.id).certificate, timeout_s=20)
     assert "signature and audit chain agree" in teal("rollout", "certificate", finished.id, "--verify").stdout
-    assert "1/α" in teal("rollout", "status", finished.id).stdout
+    drawn = teal("rollout", "status", finished.id).stdout
+    assert "1/α" in drawn
+    assert "in the shadow" in drawn
+    certificate = read_certificate(platform.paths, finished.id).content
+    assert certificate["shadow"]["asked"] >= 100
+    assert certificate["shadow"]["failed"] == 0
+    losses = next(one for one in store.analysis_ticks(finished.id)[-1].verdict["metrics"] if one["name"] == "losses")
+    assert losses["canary_requests"] >= 500
+    mlflow = connect_mlflow(platform.paths.mlflow)
+    alias_of = mlflow.get_model_version_by_alias
+    wait_until(lambda: store.backlog().get(CONSUMER, 0) == 0, timeout_s=60)
+    assert alias_of(ENDPOINT, "champion").version in (3, "3")
     assert "already" not in teal("rollout", "history", ENDPOINT).stdout
     assert store.verify_audit().faults == []

@@ -6,7 +6,7 @@ import pytest
 
 from runtime.core.errors import UnreachableError
 from tests.postgres import PostgresServer, find_postgres, postgres_server
-from tests.rollout_kills import check_every_kill
+from tests.rollout_kills import SCENARIOS, check_every_kill
 from tests.rollout_world import Site
 
 pytestmark = pytest.mark.skipif(find_postgres() is None, reason="no PostgreSQL server is installed on this machine")
@@ -18,8 +18,9 @@ def server() -> Iterator[PostgresServer]:
         yield server
 
 
-def test_killed_before_any_write_another_controller_comes_to_the_same_end(server: PostgresServer) -> None:
-    check_every_kill(server.create_database)
+@pytest.mark.parametrize("name", ["promoted", "rolled back by the analysis"])
+def test_killed_before_any_write_another_controller_comes_to_the_same_end(server: PostgresServer, name: str) -> None:
+    check_every_kill(server.create_database, SCENARIOS[name])
 
 
 def test_a_database_that_is_away_holds_the_rollout_and_it_goes_on_after(server: PostgresServer) -> None:

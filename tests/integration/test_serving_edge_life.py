@@ -16,7 +16,7 @@ from runtime.core.errors import TealError, UnreachableError
 from runtime.serving.edge_files import touch_hint
 from runtime.serving.edge_process import EdgeProcess
 from runtime.store.principals import Grant
-from runtime.store.records import EndpointState, Replica
+from runtime.store.records import EdgeLimits, EndpointState, Replica
 from tests.serving_edge import MODEL, Edge
 from tests.waiting import wait_until
 
@@ -58,7 +58,7 @@ def test_reloads_lose_no_request(edge: Edge) -> None:
     for index in range(4):
         before = num_answers
         edge.store.assign_slot(f"new-{index}", None, MODEL, actor="test")
-        assert edge.loop.poll_now()
+        assert edge.loop.poll_now(timeout_s=20)
         wait_until(lambda before=before: num_answers > before + 50 or failures, timeout_s=20)  # type: ignore[misc]
     stop.set()
     for thread in threads:
@@ -133,6 +133,9 @@ class AwayStore:
         return []
 
     def grants(self) -> list[Grant]:
+        return []
+
+    def edge_limits(self) -> list[EdgeLimits]:
         return []
 
     def acknowledge(self, edge_id: str, generations: Mapping[str, int], at: float) -> None:

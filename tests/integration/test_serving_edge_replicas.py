@@ -175,7 +175,7 @@ def test_killed_replicas_cut_no_answer_off(edge: Edge) -> None:
             for number in range(8):
                 with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as replica:
                     assert replica.stdout is not None
-                    register(edge, str(number), int(replica.stdout.readline()))
+                    register(edge, str(number), int(replica.stdout.readline().split()[0]))
                     wait_for(150)
                     replica.kill()
                 wait_for(50)

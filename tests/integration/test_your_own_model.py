@@ -138,10 +138,10 @@ def test_a_prediction_leads_to_its_sources(own: dict[str, str], teal: Teal, pred
     def traced() -> Any:
         from runtime.core.errors import NotFoundError
         from runtime.pipeline.trace import trace_prediction
-        from runtime.store.control import ControlStore
+        from runtime.store.rollouts import RolloutStore
 
         try:
-            return trace_prediction(platform, ControlStore(platform.paths.control), prediction_id)
+            return trace_prediction(platform, RolloutStore(platform.paths.control), prediction_id)
         except NotFoundError:
             return None
 

@@ -102,7 +102,10 @@ def test_continuous_status_says_what_would_start_and_why(world: World, teal: Tea
     shown = teal("continuous", "status")
     assert shown.exit_code == 0, shown.output
     assert "a training is running" in shown.stdout
-    assert "started 1970-01-01T00:00:01+00:00 by q: alert a" in shown.stdout
+    assert "1970-01-01 00:00:01 because of q, alert a" in shown.stdout
+    assert "data: under way" in shown.stdout
+    assert "nobody carries it on: `teal continuous run` does" in shown.stdout
+    assert "q, alert a" in teal("continuous", "history").stdout
     assert json.loads(teal("continuous", "status", "--json").stdout)["would_start"] is False
 
 

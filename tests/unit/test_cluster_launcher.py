@@ -1,15 +1,23 @@
 """cluster.yaml and our rules for it. Ray's own schema: tests/integration/test_cluster_launcher.py."""
 
 import copy
+import re
+import shlex
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from runtime.cluster.doctor import examine_nodes
 from runtime.cluster.launcher import check_launcher_file, is_pinned, launcher_problems
+from runtime.cluster.token import ray_environment
+from runtime.config.compose import compose
 from runtime.core.errors import ConfigError
+from tests.cluster_config import cluster_config
 
 FILE = Path(__file__).resolve().parents[2] / "cluster.yaml"
+HEAD = "RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH=/run/token ray start --head --dashboard-host=127.0.0.1"
 
 
 @pytest.fixture
@@ -45,10 +53,42 @@ def test_auth_without_a_key_is_named(content: dict[str, Any]) -> None:
     ],
 )
 def test_head_that_is_open_is_named(content: dict[str, Any], old: str, new: str, problem: str) -> None:
-    content["head_start_ray_commands"] = [line.replace(old, new) for line in content["head_start_ray_commands"]]
+    content["head_start_ray_commands"] = [HEAD.replace(old, new)]
     (found,) = launcher_problems(content)
     assert problem in found
     assert "head_start_ray_commands" in found
+
+
+def test_a_worker_has_the_variables_that_the_head_gives_ray(content: dict[str, Any], tmp_path: Path) -> None:
+    config = cluster_config(tmp_path)
+    given = ray_environment(replace(config, cluster=replace(config.cluster, address="10.0.0.1")))
+    line = next(line for line in content["worker_start_ray_commands"] if "ray start" in line)
+    told = dict(word.split("=", 1) for word in shlex.split(line.partition("ray start")[0]))
+    assert told["RAY_AUTH_TOKEN_PATH"] in content["file_mounts"]
+    of_the_head_alone = {name for name, value in given.items() if value.startswith("/") or name.startswith("DASHBOARD")}
+    assert given.items() - told.items() == {(name, given[name]) for name in of_the_head_alone}
+    assert told.keys() <= given.keys()
+
+
+def test_our_heads_overrides_are_a_configuration(
+    content: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("TEAL_HOME", str(tmp_path))
+    line = next(line for line in content["head_start_ray_commands"] if "teal up" in line)
+    text = re.sub(r"\$\(.*?\)", "10.0.0.1", line.partition("teal up")[2])
+    config = compose(shlex.split(text))
+    assert config.cluster.address == "10.0.0.1"
+    shared = next(option for option in content["docker"]["run_options"] if option.startswith("--volume"))
+    directory = shared.rpartition(":")[2]
+    assert all(path.startswith(directory) for path in (config.paths.artifacts, config.paths.payload))
+    assert not [found for found in examine_nodes(config.cluster, config.paths.control) if found.status == "error"]
+
+
+def test_teal_up_starts_a_head_and_no_worker(content: dict[str, Any]) -> None:
+    content["worker_start_ray_commands"] = ["teal up"]
+    assert "`worker_start_ray_commands` has no `ray start`" in launcher_problems(content)[0]
+    content["head_start_ray_commands"] = ["RAY_AUTH_TOKEN=abc teal up"]
+    assert "token in plain text" in launcher_problems(content)[0]
 
 
 @pytest.mark.parametrize("key", ["head_start_ray_commands", "worker_start_ray_commands"])

@@ -127,6 +127,20 @@ def test_take_resets_and_parts_merge_exactly() -> None:
     assert_same(merged, whole.take())
 
 
+def test_rows_that_are_laid_out_by_column_count_the_same() -> None:
+    profile = profiled()
+    numeric, categorical, scores = sample(3000, seed=4)
+    numeric[::7, 0], numeric[5, 1], numeric[6, 2] = np.nan, 1e30, -1e30
+    by_row, by_column = Accumulator(profile), Accumulator(profile)
+    by_row.add(numeric, categorical, scores)
+    by_column.add(np.asfortranarray(numeric), np.asfortranarray(categorical), scores)
+    taken = by_row.take()
+    assert_same(taken, by_column.take())
+    np.testing.assert_array_equal(taken.numeric, profile.binning.count(numeric))
+    for feature, cells in enumerate(profile.binning.cells(numeric).T):
+        np.testing.assert_array_equal(taken.numeric[feature], np.bincount(cells, minlength=NUM_CELLS))
+
+
 def test_the_callers_arrays_are_copied() -> None:
     profile = profiled()
     numeric, categorical, scores = sample(1, seed=3)

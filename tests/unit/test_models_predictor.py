@@ -84,6 +84,17 @@ def test_preprocessing_is_the_models_own() -> None:
     assert not inputs[ROWS:].any()
 
 
+@pytest.mark.parametrize("num_rows", [1, 63, 64, ROWS])
+def test_columns_laid_out_one_after_the_other_are_the_same_rows(num_rows: int) -> None:
+    predictor = Predictor(build(MLP(9, CARDINALITIES)))
+    numeric, categorical = (part[:num_rows] for part in example())
+    by_row = predictor._pad(np.ascontiguousarray(numeric), categorical)
+    by_column = predictor._pad(np.asfortranarray(numeric), np.asfortranarray(categorical))
+    for part in (0, 1):
+        assert by_column[part].flags.c_contiguous
+        assert np.array_equal(by_row[part], by_column[part])
+
+
 def test_only_a_class_that_says_so_itself_is_compiled() -> None:
     assert not Predictor.for_serving(build(SlowToTrace(9, CARDINALITIES)), CARDINALITIES).is_traced
 

@@ -4,15 +4,20 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import yaml
 
+from runtime.config.alerting import Severity, SignalName
+from runtime.config.cluster import PortsConfig
+from runtime.monitoring.alerts import Phase
 from runtime.telemetry.metrics import METRIC_NAMES
 
 ROOT = Path(__file__).resolve().parents[2]
 DASHBOARD = json.loads((ROOT / "configs/grafana/dashboard.json").read_text())
 RULES = yaml.safe_load((ROOT / "configs/grafana/recording_rules.yaml").read_text())
+COLLECTOR = yaml.safe_load((ROOT / "configs/otel/collector.yaml").read_text())
 DOCUMENT = (ROOT / "docs/metrics.md").read_text()
 EXPORTED = {metric.name: metric for metric in METRIC_NAMES}
 RECORDED = {rule["record"]: rule["expr"] for group in RULES["groups"] for rule in group["rules"]}
@@ -60,6 +65,19 @@ def test_the_dashboard_is_one_that_grafana_takes() -> None:
     assert set(re.findall(r"\$\{?(\w+)", json.dumps(DASHBOARD))) <= names
 
 
+def test_panels_select_values_that_exist() -> None:
+    known = {
+        "signal": set(get_args(SignalName)),
+        "phase": set(get_args(Phase)),
+        "severity": set(get_args(Severity)),
+        "bound": {"value", "low", "high"},
+    }
+    selected = [found for one in expressions() for found in re.findall(r'(\w+)=~?"([^"]*)"', one)]
+    assert {label for label, _ in selected} >= known.keys()
+    for label, values in selected:
+        assert label == "endpoint" or set(values.split("|")) <= known[label]
+
+
 def labels_of_all(expression: str) -> set[str]:
     return set.union(*(labels_of(name) for name in names_in(expression)))
 
@@ -72,6 +90,18 @@ def test_the_documentation_names_exactly_what_is_exported() -> None:
             name, kind, labels = (cell.strip(" `") for cell in line.split("|")[1:4])
             assert kind == {"latency": "histogram"}.get(EXPORTED[name].kind, EXPORTED[name].kind)
             assert tuple(re.findall(r"\w+", labels)) == EXPORTED[name].labels
+
+
+def test_the_otel_collector_scrapes_both_ports_and_uses_only_what_it_defines() -> None:
+    ports = PortsConfig()
+    (job,) = COLLECTOR["receivers"]["prometheus"]["config"]["scrape_configs"]
+    (targets,) = [one["targets"] for one in job["static_configs"]]
+    assert targets == [f"127.0.0.1:{ports.monitor_metrics}", f"127.0.0.1:{ports.alerts_metrics}"]
+    (pipeline,) = COLLECTOR["service"]["pipelines"].values()
+    assert {kind: set(names) for kind, names in pipeline.items()} == {
+        kind: set(COLLECTOR[kind]) for kind in ("receivers", "processors", "exporters")
+    }
+    assert pipeline["processors"][0] == "memory_limiter"  # the collector asks for it to come first
 
 
 def test_no_label_grows_with_traffic() -> None:

@@ -55,6 +55,15 @@ def test_psi_without_drift_is_about_what_is_said() -> None:
     assert np.mean(seen) == pytest.approx(np.mean(said), rel=0.2)
 
 
+def test_categories_that_nobody_has_add_nothing_to_the_psi_of_few_rows() -> None:
+    profile = make_profile()
+    reports = [drift.drift_report(profile, count(profile, *draw(500 + seed, 60))) for seed in range(200)]
+    found = [one for report in reports for one in report if one.feature == "carrier"]  # none is missing or unknown
+    assert np.mean([one.psi for one in found]) == pytest.approx(
+        np.mean([one.psi_without_drift for one in found]), rel=0.3
+    )
+
+
 def test_missing_values_are_a_cell_of_their_own() -> None:
     profile = make_profile()
     report = {

@@ -76,7 +76,7 @@ def stretch(requests: int, covered_s: float = 3600.0) -> Stretch:
         last_at=0.0,
     )
     series = Series(endpoint="flights", slot="blue", model_version="flights:1")
-    return Stretch(start=0, tallies={series: tally}, covered_s=covered_s, alarmed=frozenset())
+    return Stretch(start=0, tallies={series: tally}, covered_s=covered_s, is_alarmed=False)
 
 
 def test_only_hours_that_were_watched_are_history() -> None:

@@ -9,14 +9,16 @@ import numpy as np
 import pytest
 
 from runtime.config.monitoring import MonitoringConfig
-from runtime.core.errors import NotFoundError
+from runtime.core.errors import NotFoundError, UnreachableError
 from runtime.data.accumulate import Accumulator
 from runtime.data.counts import Counts
 from runtime.data.encoding import Encoded, Encoding
 from runtime.data.profile import Profile, build_profile
 from runtime.monitoring.monitor import Monitor
+from runtime.store.control import ControlStore
 from runtime.telemetry.latency import count_latencies
 from runtime.telemetry.metrics import render_metrics
+from tests.monitor_store import ingest, monitor_store
 
 ENCODING = Encoding(numeric=("wind", "heat"), categorical=("carrier",), vocabularies={"carrier": ("AA", "UA")})
 START = 1_700_000_000.0
@@ -50,7 +52,7 @@ class Site:
         self.monitor = self.new_monitor()
 
     def new_monitor(self) -> Monitor:
-        return Monitor(self.path, self.config, self.read_profile, clock=lambda: self.now)
+        return Monitor(monitor_store(self.path), self.config, self.read_profile, clock=lambda: self.now)
 
     def read_profile(self, model_version: str) -> Profile:
         if model_version == "flights:9":
@@ -62,7 +64,8 @@ class Site:
         encoded = draw(self.generator, rows, **how)
         accumulator.add(encoded.numeric, encoded.categorical, self.generator.beta(2, 5, rows))
         self.sequence += 1
-        self.monitor.ingest(
+        ingest(
+            self.monitor,
             {
                 "endpoint": "flights",
                 "slot": slot,
@@ -74,7 +77,7 @@ class Site:
                 "errors": 0,
                 "latency_ms_counts": count_latencies([4.0]),
                 "counts": accumulator.take(),
-            }
+            },
         )
 
     def tick(self, seconds: float = 10.0) -> None:
@@ -128,7 +131,7 @@ def test_a_kill_at_any_point_changes_no_evidence(tmp_path: Path) -> None:
     for step in range(12):
         for site in (whole, killed):
             site.send(shift=0.1 * step)
-        killed.monitor = killed.new_monitor()  # the open tick's delta is in the journal alone
+        killed.monitor = killed.new_monitor()  # the open tick's delta is in its journal alone
         for site in (whole, killed):
             site.tick()
         killed.monitor = killed.new_monitor()
@@ -143,9 +146,9 @@ def test_a_tick_that_could_not_be_written_counts_once(tmp_path: Path, monkeypatc
         site.run(5, shift=0.2)
         site.send(shift=0.2)
     with monkeypatch.context() as context:
-        context.setattr("runtime.monitoring.ledger.write_atomic", _no_space)
+        context.setattr(ControlStore, "close_monitor_tick", _no_space)
         for _ in range(3):
-            with pytest.raises(OSError, match="no space"):
+            with pytest.raises(UnreachableError, match="no space"):
                 broken.monitor.tick()
     for site in (whole, broken):
         site.tick()
@@ -153,8 +156,8 @@ def test_a_tick_that_could_not_be_written_counts_once(tmp_path: Path, monkeypatc
     assert broken.report["windows"] == whole.report["windows"]
 
 
-def _no_space(path: Path, *_: object) -> None:
-    raise OSError("no space left")
+def _no_space(*_: object) -> None:
+    raise UnreachableError("no space left")
 
 
 def test_another_version_in_the_slot_begins_anew_and_what_the_old_one_still_sends_is_not_judged(site: Site) -> None:

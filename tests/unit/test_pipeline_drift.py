@@ -19,6 +19,7 @@ from runtime.data.profile import build_profile
 from runtime.pipeline.drift_page import render_drift_page
 from runtime.pipeline.drift_replay import Replay, parse_stretch, replay_history, replay_rows
 from runtime.pipeline.drift_report import read_drift, write_drift_page
+from runtime.serving.delta_log import append
 from runtime.serving.payload import Answer, PayloadTable, payload_uri
 from tests.serving_example import example_columns, example_config, example_model_version, example_row
 from tests.unit.test_monitoring_watch import Site
@@ -150,7 +151,7 @@ def test_a_replay_of_the_payload_log_leaves_out_what_is_never_logged(tmp_path: P
         for index in range(600)
     ]
     config = example_config(tmp_path)
-    append_table(payload_uri(config.paths.payload, "example"), table.build(answers))
+    append(payload_uri(config.paths.payload, "example"), table.build(answers))
     session: Any = SimpleNamespace(config=config, registry=SimpleNamespace(resolve=lambda reference: model))
     found = replay_history(session, "example", model="example:3", tick_s=3600, budgets_days=[7.0], is_payload=True)
     assert (found.num_rows, found.reference) == (600, "the training rows of example:3")

@@ -9,10 +9,12 @@ import pytest
 from typer.testing import CliRunner
 
 from runtime.cli.main import app
+from runtime.cli.rollout_commands import _progress_text
 from runtime.config.compose import save_config
 from runtime.core.errors import TealError
 from tests.cluster_config import cluster_config
-from tests.rollout_world import ENDPOINT, Site
+from tests.rollout_kills import COUNTED
+from tests.rollout_world import ENDPOINT, Site, example_plan
 
 runner = CliRunner()
 
@@ -77,6 +79,30 @@ def test_status_draws_the_evidence_against_its_threshold_and_writes_the_page(sit
     assert "█" in drawn
     assert "against the canary: log E" in drawn
     assert "<svg" in page.read_text()
+
+
+def test_status_shows_the_shadow_the_steps_and_why_it_ended(site: Site) -> None:
+    site.plan = example_plan(shadow={"fraction": 0.5, "min_requests": 1000})
+    site.start()
+    site.run(3)
+    site.store.record_shadow(site.rollout.id, "r1", COUNTED | {"failed": 1}, at=1.0)
+    drawn = teal("rollout", "status")
+    assert "Inconclusive: 21 of 1,000 requests compared in the shadow" in drawn
+    assert "● shadow  →  ○ 10 %  →  ○ 50 %  →  ○ 100 %" in drawn
+    assert shown("rollout", "status")["shadow"]["failed"] == 1
+    assert _progress_text(site.store, site.rollout).endswith(
+        "no traffic yet: 21 of 1,000 requests compared in the shadow"
+    )
+    site.store.record_shadow(site.rollout.id, "r1", COUNTED | {"compared": 1000}, at=1.0)
+    site.run(5)
+    assert "Progressing, at 10 %, " in (text := _progress_text(site.store, site.rollout))
+    assert "against it" in text
+    site.world.error_rate["green"] = 0.1
+    site.run(60, until="RolledBack")
+    drawn = teal("rollout", "status")
+    assert "✓ shadow  →  ✗ 10 %" in drawn
+    assert "the canary is worse than its margin, most so in errors" in drawn
+    assert "most so in errors" in teal("rollout", "history")
 
 
 def test_approve_needs_another_person(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:

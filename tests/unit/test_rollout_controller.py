@@ -1,7 +1,6 @@
 """The controller by the second: what each kind of canary comes to, what holds it, and who may interfere."""
 
 import dataclasses
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,6 @@ import pytest
 from runtime.core.errors import ConflictError, NotFoundError, RefusedError, UsageError
 from runtime.rollout import commands, traffic
 from runtime.rollout.phases import Event
-from tests.rollout_kills import check_every_kill
 from tests.rollout_world import ENDPOINT, Site, example_plan
 
 
@@ -335,13 +333,6 @@ def test_a_controller_that_was_replaced_is_fenced_off(site: Site) -> None:
     with pytest.raises(ConflictError, match="is void"):
         site.store.record_tick(before, before, None, fencing=None if lease is None else lease.fencing)
     assert old.advance() == []
-
-
-def test_killed_before_any_write_another_controller_comes_to_the_same_end(tmp_path: Path) -> None:
-    def new_place() -> Path:
-        return Path(tempfile.mkdtemp(dir=tmp_path))
-
-    check_every_kill(new_place)
 
 
 def test_evidence_that_cannot_be_read_any_more_takes_the_canary_back(site: Site) -> None:

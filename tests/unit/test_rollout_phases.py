@@ -14,6 +14,7 @@ from runtime.core.errors import RefusedError, TealError
 from runtime.rollout import commands, traffic
 from runtime.rollout.decisions import RULES
 from runtime.rollout.phases import OUTCOMES, TABLE, TERMINAL, Event, Phase, next_phase
+from tests.rollout_kills import COUNTED
 from tests.rollout_world import ENDPOINT, Site, example_plan
 
 
@@ -42,10 +43,12 @@ def test_an_event_out_of_place_is_refused(phase: Phase) -> None:
 class Driven(RuleBasedStateMachine):
     """The same rollout as its users and its machines make it: at random."""
 
-    @initialize()
-    def begin(self) -> None:
+    @initialize(has_shadow=st.booleans())
+    def begin(self, has_shadow: bool) -> None:
         self.directory = tempfile.TemporaryDirectory()
-        self.site = Site(Path(self.directory.name), example_plan(min_s=1, rollback_window_s=1, min_requests=10))
+        shadow = {"fraction": 1.0, "min_requests": 10} if has_shadow else None
+        plan = example_plan(min_s=1, rollback_window_s=1, min_requests=10, shadow=shadow)
+        self.site = Site(Path(self.directory.name), plan)
         self.generation = self.site.store.endpoint(ENDPOINT).generation
         self.by_hand = False
         self.site.start()
@@ -63,6 +66,7 @@ class Driven(RuleBasedStateMachine):
         after = self.site.share
         if after > before[0]:
             assert "green" not in self.site.world.down, "a share went up on a slot that does not answer"
+            assert after <= self.site.world.room["green"], "a share went up before there was room"
 
     @rule()
     def the_controller_is_killed(self) -> None:
@@ -80,6 +84,14 @@ class Driven(RuleBasedStateMachine):
     @rule(source=st.sampled_from(["edge", "replicas"]))
     def a_source_falls_silent_or_speaks(self, source: str) -> None:
         self.site.world.silent ^= {source}
+
+    @rule(share=st.sampled_from([0, 1000, 10_000, 10_000]))
+    def replicas_come_or_go(self, share: int) -> None:
+        self.site.world.room["green"] = share
+
+    @rule(failed=st.sampled_from([0, 0, 0, 900]))
+    def the_shadow_is_counted(self, failed: int) -> None:
+        self.site.store.record_shadow(self.site.rollout.id, "r1", COUNTED | {"failed": failed}, at=1.0)
 
     @rule(rate=st.sampled_from([0.0, 0.05]))
     def the_canary_breaks_or_heals(self, rate: float) -> None:
@@ -116,7 +128,7 @@ class Driven(RuleBasedStateMachine):
         self.generation = state.generation
         assert state.slot_share("blue") + state.slot_share("green") == 10_000
         rollout = self.site.rollout
-        if rollout.phase in ("RollingBack", "RolledBack", "Failed") or rollout.changed_how == "abort":
+        if rollout.phase in ("Shadowing", "RollingBack", "RolledBack", "Failed") or rollout.changed_how == "abort":
             assert state.share == 0
         if state.primary == "green" and not self.by_hand:
             moves = [row.detail["reason"] for row in self.site.store.transitions() if row.action == "rollout passed"]

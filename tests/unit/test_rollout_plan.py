@@ -10,6 +10,8 @@ from runtime.core.errors import ConfigError
 from runtime.rollout.plan import analysis_plan, check_plan, outlook, plan_from_json, plan_to_json, steps_of
 from tests.rollout_world import Site, example_plan
 
+ERRORS = {"errors": {"kind": "errors", "margin": 0.1}}
+
 
 @pytest.mark.parametrize("name", ["cautious", "standard", "fast"])
 def test_presets_survive_json_and_can_be_decided(name: str) -> None:
@@ -76,7 +78,14 @@ def test_little_traffic_needs_no_proof_where_none_is_asked() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"is_sticky": True}, "neither edges nor replicas count by key"),
+        ({"is_sticky": True}, "cannot be honoured for latency, score: a sticky key must count once in a rollout"),
+        ({"is_sticky": True, "metrics": ERRORS}, "needs promote_on: no_harm"),
+        ({"metrics": {"f": {"kind": "feedback", "margin": 0.1}}}, "kind feedback needs a loss"),
+        ({"metrics": {"e": {"kind": "errors", "margin": 0.1, "loss": "error"}}}, "kind errors has no loss"),
+        ({"metrics": {"f": {"kind": "feedback", "loss": "error", "margin": 0}}}, "margin of feedback must be above"),
+        ({"metrics": {"f": {"kind": "feedback", "loss": "error", "margin": 0.1}}}, "must have one that is no feedback"),
+        ({"shadow": {"fraction": 0}}, "fraction must be above 0 and at most 1 but got 0"),
+        ({"shadow": {"max_error_rate": 1.0}}, r"max_error_rate must be within \(0, 1\) but got 1"),
         ({"steps": {20: {"pause": True}}}, r"steps has \[20\], which steps_percent \[10, 50, 100\] does not"),
         ({"steps": {10: {"pause": True}}}, "the first step, 10 %, cannot pause"),
         ({"alpha_rollback": 1.5}, r"alpha_rollback must be within \(0, 1\) but got 1.5"),

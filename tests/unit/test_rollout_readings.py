@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from runtime.rollout.event_counts import LatencyPast
 from runtime.rollout.readings import Counted, Reading, counts_between, has_traffic, metric_counts
-from runtime.rollout.world import parse_backends
+from runtime.serving.edge_counters import parse_backends
 from tests.rollout_world import example_plan
 
 STAT = """# pxname,svname,qcur,hrsp_1xx,hrsp_2xx,hrsp_3xx,hrsp_4xx,hrsp_5xx,hrsp_other,

@@ -1,13 +1,23 @@
 """Bounds by share, and the number wanted within them."""
 
+import asyncio
+import time
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import grpc
 import pytest
+from pydantic import ValidationError
 from ray.serve.config import AutoscalingConfig
 
 from runtime.config.serving import ServingConfig
-from runtime.serving.autoscaling import deployment_options, least_replicas, wanted_replicas
+from runtime.models.bundle import load_bundle
+from runtime.serving.arrival import ArrivalClock
+from runtime.serving.autoscaling import CallLoad, deployment_options, least_replicas, wanted_replicas
+from runtime.serving.oip_grpc import OipGrpc
+from tests.serving_caller import SECRET, Caller
+from tests.serving_example import save_example_bundle
 
 
 @pytest.mark.parametrize(("share", "least"), [(0, 1), (1, 1), (2500, 1), (2501, 2), (10_000, 4)])
@@ -44,3 +54,64 @@ def test_replicas_follow_what_they_are_busy_with() -> None:
     assert wanted_replicas(context(2, [1, 1], through_serve=6))[0] == 2
     assert wanted_replicas(context(4, [0, 0, 0, 0]))[0] == 0
     assert wanted_replicas(context(0, []))[0] == 0
+
+
+def test_the_delays_are_the_configured_ones() -> None:
+    serving = ServingConfig(endpoint="e", max_replicas=5, upscale_delay_s=1, downscale_delay_s=2)
+    config = AutoscalingConfig(**deployment_options(serving, 10_000)["autoscaling_config"])
+    assert (config.upscale_delay_s, config.downscale_delay_s) == (1, 2)
+    with pytest.raises(ValidationError, match="downscale_delay_s must be at least 0"):
+        ServingConfig(endpoint="e", downscale_delay_s=-1)
+
+
+def test_the_mean_number_of_calls_is_their_time_by_the_time() -> None:
+    now = [10.0]
+    load = CallLoad(monotonic=lambda: now[0])
+    assert load.take() == 0
+    now[0] += 2
+    # One after the other, 0.1 s each at the model; each of the last had waited for those before it.
+    for number in range(20):
+        load.begin()
+        load.end(0.1 * min(number + 1, 8))
+    assert load.take() == pytest.approx((sum(range(1, 8)) + 13 * 8) * 0.1 / 2)
+    now[0] += 2
+    assert load.take() == 0
+    load.begin()
+    load.begin()
+    now[0] += 1
+    assert load.take() == 2
+    load.end(1.0)
+    load.end(5.0)
+    now[0] += 1
+    assert load.take() == 6
+
+
+def test_calls_over_grpc_count_with_the_time_that_they_waited(tmp_path: Path) -> None:
+    save_example_bundle(tmp_path / "b")
+    service = Caller(load_bundle(tmp_path / "b"), tmp_path).service
+    service.arrivals = ArrivalClock(host="edge")
+    now = [10.0]
+    service.grpc_load = CallLoad(monotonic=lambda: now[0])
+    answers = ["answer"]
+
+    async def handle(_request: Any, _context: Any) -> str:
+        return answers.pop()  # a second call fails
+
+    class Context:
+        def invocation_metadata(self) -> list[tuple[str, str]]:
+            return [("x-teal-edge", SECRET), ("x-teal-arrived", f"edge/{time.time_ns() // 1_000_000 - 3000}")]
+
+        async def abort(self, _code: Any, _text: str) -> None:
+            raise grpc.aio.AbortError
+
+    async def ask() -> None:
+        guarded = OipGrpc(service).guard(handle)
+        assert await guarded(None, Context()) == "answer"
+        with pytest.raises(grpc.aio.AbortError):
+            await guarded(None, Context())
+
+    asyncio.run(ask())
+    now[0] += 1
+    assert service.grpc_load.take() == pytest.approx(6, abs=1)
+    now[0] += 1
+    assert service.grpc_load.take() == 0

@@ -1,14 +1,21 @@
 import asyncio
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import orjson
 import pytest
 
 from runtime.data.encoding import Encoded
+from runtime.models.bundle import load_bundle
 from runtime.serving.batching import MicroBatcher
 from runtime.serving.codec import RequestFault
+from tests.serving_caller import Caller
+from tests.serving_example import example_row, save_example_bundle
+
+PREDICT = "/v1/models/example:predict"
 
 
 def rows(*values: float) -> Encoded:
@@ -135,3 +142,36 @@ def test_whoever_has_gone_is_not_asked_for() -> None:
 def test_bounds_that_make_no_sense_are_refused() -> None:
     with pytest.raises(ValueError, match="max_batch_rows"):
         MicroBatcher(Model(), max_batch_rows=10, max_waiting_rows=5)
+
+
+def test_callers_of_a_slow_model_share_its_calls_and_get_their_own_bits(tmp_path: Path) -> None:
+    """Through the whole service: what waits while the first is computed is one call, whoever asked."""
+    save_example_bundle(tmp_path / "bundle")
+    bundle = load_bundle(tmp_path / "bundle")
+    bodies = [orjson.dumps({"instances": [example_row(index)]}) for index in range(33)]
+    plain = Caller(bundle, tmp_path / "plain")
+    expected = [orjson.loads(plain.ask(PREDICT, body).body)["predictions"] for body in bodies]
+    caller = Caller(bundle, tmp_path / "batched", max_batch_rows=32)
+    caller.service.warm_up()
+    predict = caller.service.scorer.predictor.predict
+    sizes: list[int] = []
+    is_entered, go = threading.Event(), threading.Event()
+
+    def slow(numeric: npt.NDArray[np.float32], categorical: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+        sizes.append(len(numeric))
+        is_entered.set()
+        assert go.wait(10)
+        return predict(numeric, categorical)
+
+    caller.service.scorer.predictor.predict = slow  # type: ignore[method-assign]
+
+    async def ask() -> list[object]:
+        first = asyncio.create_task(caller.answer(PREDICT, bodies[0]))
+        await asyncio.to_thread(is_entered.wait, 10)
+        later = [asyncio.create_task(caller.answer(PREDICT, body)) for body in bodies[1:]]
+        await asyncio.sleep(0)
+        go.set()
+        return [orjson.loads(answer.body)["predictions"] for answer in await asyncio.gather(first, *later)]
+
+    assert asyncio.run(ask()) == expected
+    assert sizes == [1, 32]

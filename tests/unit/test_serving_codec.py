@@ -1,5 +1,6 @@
 """Requests are checked down to the value; a fault names it."""
 
+import numpy as np
 import orjson
 import pytest
 from hypothesis import given
@@ -95,9 +96,15 @@ def test_no_body_is_more_than_a_fault(body: bytes) -> None:
 
 
 def test_predictions_keep_the_order_and_the_bits() -> None:
-    answer = orjson.loads(encode_predictions("id", "m:1", [0.1, 1 / 3]))
+    answer = orjson.loads(encode_predictions("id", "m:1", np.array([0.1, 1 / 3])))
     expected = [{"score": 0.1}, {"score": 1 / 3}]
     assert answer == {"prediction_id": "id", "model_version": "m:1", "predictions": expected}
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=40))
+def test_many_predictions_are_written_as_few_are(scores: list[float]) -> None:
+    answer = {"prediction_id": "id", "model_version": 'm"\\:1', "predictions": [{"score": score} for score in scores]}
+    assert encode_predictions("id", 'm"\\:1', np.array(scores)) == orjson.dumps(answer)
 
 
 def test_labels_are_taken() -> None:

@@ -87,3 +87,24 @@ def test_latencies_fall_into_the_monitors_buckets() -> None:
     for latency in latencies:
         tally.add(200, 1, latency)
     assert tally.latency_ms_counts == count_latencies(latencies).tolist()
+
+
+def test_the_end_of_a_replica_sends_what_was_in_doubt_and_what_came_meanwhile() -> None:
+    monitor = Monitor()
+    monitor.is_away = True
+    taken = iter([1, 2, 4, 8])
+    pusher = Pusher(lambda: delta(next(taken)), monitor.send, identity=IDENTITY, interval_s=3600)
+    assert push(pusher, 2) == [False, False]
+    monitor.is_away = False
+    pusher.start()
+    assert pusher.finish(10.0)
+    assert monitor.taken == {1: 1, 2: 2 + 4 + 8}
+
+
+def test_the_end_of_a_replica_does_not_wait_for_a_monitor_that_is_away() -> None:
+    monitor = Monitor()
+    monitor.is_away = True
+    pusher = Pusher(lambda: delta(1), monitor.send, identity=IDENTITY, interval_s=3600)
+    pusher.start()
+    assert pusher.finish(10.0)
+    assert pusher.status() == {"sequence": 1, "failures": 1}

@@ -11,6 +11,7 @@ from runtime.config.serving import EdgeConfig, ServingConfig
 from runtime.core.errors import ConfigError
 from runtime.serving.edge_config import render_config
 from runtime.serving.edge_files import MAX_SOCKET_PATH, EdgeFiles
+from runtime.serving.edge_limits import complete_limits, limits_of, limits_value
 from runtime.serving.edge_process import haproxy_binary
 from runtime.serving.edge_shares import share_value
 from runtime.store.records import EndpointState, ModelVersion, SlotState
@@ -55,6 +56,7 @@ def test_only_filled_slots_have_a_backend(tmp_path: Path) -> None:
 def test_haproxy_accepts_it(tmp_path: Path, endpoints: list[EndpointState], hosts: list[str]) -> None:
     (tmp_path / "shares.map").write_text("")
     (tmp_path / "grants.map").write_text("")
+    (tmp_path / "limits.map").write_text("")
     path = tmp_path / "haproxy.cfg"
     path.write_text(render(endpoints, tmp_path, serve_hosts=hosts))
     check = subprocess.run([haproxy_binary(), "-c", "-f", str(path)], capture_output=True, text=True, check=False)
@@ -62,9 +64,22 @@ def test_haproxy_accepts_it(tmp_path: Path, endpoints: list[EndpointState], host
     assert "WARNING" not in check.stderr
 
 
-def test_a_silent_node_is_given_up_only_where_there_is_another(tmp_path: Path) -> None:
-    assert "response-timeout" not in render([BOTH], tmp_path)
-    assert "response-timeout" in render([BOTH], tmp_path, serve_hosts=["10.0.0.1", "10.0.0.2"])
+def test_each_endpoint_has_its_own_limits_and_those_untold_the_common_ones(tmp_path: Path) -> None:
+    other = replace(BOTH, name="other")
+    told = replace(limits_of("other", ServingConfig(endpoint="other")), answer_timeout_s=1.5, max_ongoing_requests=7)
+    text = render([BOTH, other], tmp_path, limits={"other": told})
+    common, own = text[text.index("backend flights-blue") :].split("backend other-blue\n")
+    assert "timeout server 10000ms" in common
+    assert "timeout server 1500ms" in own
+    assert "maxconn 7 " in own
+    assert "maxconn 7 " not in common
+
+
+def test_the_map_holds_what_requests_are_asked_of(tmp_path: Path) -> None:
+    sleepy = ServingConfig(endpoint="e", min_replicas=0, max_body_bytes=5)
+    assert limits_value(limits_of("e", sleepy)) == "5:sleeps"
+    assert limits_value(limits_of("e", replace(sleepy, min_replicas=1))) == "5:up"
+    assert complete_limits([BOTH], [limits_of("gone", sleepy)], sleepy) == {"flights": limits_of("flights", sleepy)}
 
 
 @pytest.mark.parametrize("secret", ["with blank", "quote'", "percent%", "line\nbreak", "back\\slash"])

@@ -126,7 +126,7 @@ def test_haproxy_takes_everything_at_once(tmp_path: Path, tls: bool, num_endpoin
         edge=edge,
         certificate=Certificates(edge, files).current(),
     )
-    for path in (files.shares, files.grants):
+    for path in (files.shares, files.grants, files.limits):
         path.write_text("")
     files.config.write_text(text)
     command = [haproxy_binary(), "-c", "-f", str(files.config)]

@@ -1,17 +1,21 @@
 """Attributions: they add up, and each is its feature's."""
 
+import asyncio
+import threading
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import orjson
 import pytest
 import torch
 
 from runtime.config.schema import ModelConfig
-from runtime.data.encoding import Encoding
+from runtime.data.encoding import Encoded, Encoding
 from runtime.models.bundle import Bundle, load_bundle
 from runtime.models.linear import Linear
 from runtime.models.tabular import build_model
+from runtime.serving.codec import Explained
 from tests.serving_caller import Caller
 from tests.serving_example import example_columns, example_row, save_example_bundle
 from tests.serving_protocols import arrow_stream, as_table, row_json
@@ -80,3 +84,65 @@ def test_many_rows_are_not_explained_at_once(bundle: Bundle, tmp_path: Path) -> 
     call = Caller(bundle, tmp_path, max_rows=100, max_body=1 << 20)
     status, _, body = call.ask(f"{PREDICT}?explain=true", row_json([example_row(0)] * 65))
     assert (status, orjson.loads(body)["error"]["code"]) == (413, "too_large")
+
+
+def test_plain_answers_do_not_wait_for_an_explanation_and_there_is_one_at_a_time(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    call = Caller(bundle, tmp_path)
+    explainer = call.service.explainer
+    is_begun, may_end = threading.Event(), threading.Event()
+    explain = explainer.explain
+
+    def held(encoded: Encoded, scores: npt.NDArray[np.float64]) -> Explained:
+        is_begun.set()
+        assert may_end.wait(20)
+        return explain(encoded, scores)
+
+    monkeypatch.setattr(explainer, "explain", held)
+    body = row_json([example_row(1)])
+
+    async def ask() -> None:
+        explained = asyncio.create_task(call.answer(f"{PREDICT}?explain=true", body))
+        assert await asyncio.to_thread(is_begun.wait, 20)
+        assert (await call.answer(PREDICT, body)).status == 200
+        second = await call.answer(f"{PREDICT}?explain=true", body)
+        assert (second.status, second.headers["retry-after"]) == (429, "1")
+        assert not explained.done()
+        may_end.set()
+        assert b"attributions" in (await explained).body
+        assert (await call.answer(f"{PREDICT}?explain=true", body)).status == 200
+
+    asyncio.run(ask())
+    # What was refused was neither counted nor logged as an answer.
+    assert call.payload.status()["buffered_rows"] == 3
+
+
+def test_who_leaves_does_not_free_the_place_that_still_works(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    call = Caller(bundle, tmp_path)
+    explainer = call.service.explainer
+    is_begun, may_end = threading.Event(), threading.Event()
+    explain = explainer.explain
+
+    def held(encoded: Encoded, scores: npt.NDArray[np.float64]) -> Explained:
+        is_begun.set()
+        assert may_end.wait(20)
+        return explain(encoded, scores)
+
+    monkeypatch.setattr(explainer, "explain", held)
+    body = row_json([example_row(1)])
+
+    async def ask() -> None:
+        left = asyncio.create_task(call.answer(f"{PREDICT}?explain=true", body))
+        assert await asyncio.to_thread(is_begun.wait, 20)
+        left.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await left
+        assert (await call.answer(f"{PREDICT}?explain=true", body)).status == 429
+        may_end.set()
+        while (await call.answer(f"{PREDICT}?explain=true", body)).status == 429:
+            await asyncio.sleep(0.01)
+
+    asyncio.run(asyncio.wait_for(ask(), 20))

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from runtime.core.errors import TealError
-from runtime.serving.listener import Listener, _Gathering, bind_in_range
+from runtime.serving.listener import GATHERED_BYTES, Listener, _Gathering, bind_in_range
 
 
 class App:
@@ -106,3 +106,39 @@ def test_a_listener_that_never_started_gives_its_port_back() -> None:
     listener = Listener(None, bind_in_range("127.0.0.1", port, port))  # type: ignore[arg-type]
     asyncio.run(listener.stop(grace_s=1))
     bind_in_range("127.0.0.1", port, port).close()
+
+
+@pytest.mark.parametrize(
+    ("num_bytes", "is_whole"), [(100_000, True), (GATHERED_BYTES, True), (GATHERED_BYTES * 3, False)]
+)
+def test_a_body_that_comes_in_pieces_is_handed_over_whole(num_bytes: int, is_whole: bool) -> None:
+    handed: list[bytes] = []
+
+    async def app(_scope: Any, receive: Any, send: Any) -> None:
+        has_more = True
+        while has_more:
+            message = await receive()
+            handed.append(message["body"])
+            has_more = message["more_body"]
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
+        await send({"type": "http.response.body", "body": b"ok"})
+
+    sent = bytes(index % 251 for index in range(num_bytes))
+
+    async def scenario() -> bytes:
+        port = free_port()
+        listener = Listener(app, bind_in_range("127.0.0.1", port, port))
+        await listener.start()
+        reader, writer = await asyncio.open_connection(listener.host, listener.port)
+        writer.write(b"POST / HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: %d\r\n\r\n" % num_bytes)
+        for start in range(0, num_bytes, 16_000):
+            writer.write(sent[start : start + 16_000])
+            await writer.drain()
+        answer = await reader.read()
+        writer.close()
+        await listener.stop(grace_s=10)
+        return answer
+
+    assert asyncio.run(asyncio.wait_for(scenario(), 30)).endswith(b"ok")
+    assert b"".join(handed) == sent
+    assert (len(handed) == 1) == is_whole

@@ -57,6 +57,32 @@ def test_json_tensors_are_answered_as_rows_are(call: Caller, bundle: Bundle, pat
     assert call.payload.status()["buffered_rows"] == 6
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {},
+        {"hour": None},
+        {"hour": 7.0},
+        {"x0": 2**53 + 1},
+        {"x0": None},
+        {"carrier": None},
+        {"hour": 2.5},
+        {"distance": 1e9},
+    ],
+)
+def test_many_listed_values_are_answered_as_rows_are(call: Caller, bundle: Bundle, change: dict[str, Any]) -> None:
+    asked = rows(100)
+    asked[70] |= change
+    by_column = call.ask(INFER, oip_json(asked, bundle.columns))
+    by_row = call.ask("/v1/models/example:predict", row_json(asked))
+    assert by_column.status == by_row.status
+    found, expected = orjson.loads(by_column.body), orjson.loads(by_row.body)
+    if by_row.status == 200:
+        assert found["outputs"][0]["data"] == [row["score"] for row in expected["predictions"]]
+    else:
+        assert found["error"] == expected["error"]["message"]
+
+
 @pytest.mark.parametrize("number", [1, 3, 100])
 def test_binary_tensors_come_and_go(call: Caller, bundle: Bundle, number: int) -> None:
     body, given = oip_binary(rows(number), bundle.columns)

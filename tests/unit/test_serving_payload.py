@@ -1,19 +1,24 @@
 """What is logged can be read back, whoever writes at the same time."""
 
+import threading
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
+from deltalake import DeltaTable
 
 from runtime.config.schema import ColumnConfig
 from runtime.core.errors import NotFoundError
 from runtime.core.ids import format_uuid7, new_id
+from runtime.serving import delta_log
 from runtime.serving.codec import Label
-from runtime.serving.delta_log import DeltaLog, append
+from runtime.serving.delta_log import ROW_BYTES, DeltaLog, append
 from runtime.serving.payload import (
     Answer,
     Feedback,
@@ -84,6 +89,40 @@ def test_rows_that_came_as_a_table_are_logged_as_rows_are() -> None:
     both = table_of().build([by_table, answer(2), by_table])
     assert both.num_rows == 9
     assert sorted(both["row"].to_pylist()) == [0, 0, 0, 1, 1, 2, 2, 3, 3]
+
+
+def test_tables_of_many_answers_keep_their_order_types_and_what_is_missing() -> None:
+    rows = [example_row(index) for index in range(6)]
+    of_json = pa.table({name: pa.array([row[name] for row in rows]) for name in reversed(rows[0])})
+    hours = pa.array([1.0, float("nan"), None, 4.0, 5.0, 6.0])
+    narrow = of_json.set_column(of_json.column_names.index("hour"), "hour", hours)
+    split = pa.Table.from_batches(narrow.to_batches(max_chunksize=4))
+    lacking = of_json.drop_columns(["hour"])
+    scores = [0.0, 0.1, 0.2, 0.3, 0.4, 0.5]
+    answers = [
+        answer(at)._replace(rows=table, scores=np.array(scores))
+        for at, table in enumerate([of_json, of_json, split, lacking, narrow, of_json] * 30, start=1)
+    ]
+    built = table_of().build(answers)
+    assert built.num_rows == 6 * len(answers)
+    assert built["prediction_id"].to_pylist() == [one.prediction_id for one in answers for _ in range(6)]
+    assert built["row"].to_pylist() == list(range(6)) * len(answers)
+    assert built["score"].to_pylist() == scores * len(answers)
+    assert built["x3"].to_pylist() == [row["x3"] for row in rows] * len(answers)
+    as_asked = [row["hour"] for row in rows]
+    with_gaps = [1, None, None, 4, 5, 6]
+    assert built["hour"].to_pylist() == [*as_asked * 2, *with_gaps, *[None] * 6, *with_gaps, *as_asked] * 30
+
+
+def test_personal_numbers_in_tables_are_hashed_as_those_of_rows_are() -> None:
+    columns = COLUMNS | {"x0": ColumnConfig(type="number", pii=True), "hour": ColumnConfig(type="integer", pii=True)}
+    table = PayloadTable(columns, slot="blue", model_name="m", model_version=1, data_version="d", pii_key=b"k" * 32)
+    rows = [example_row(index % 2) for index in range(4)]
+    by_row = table.build([answer(1)._replace(rows=rows, scores=[0.0] * 4)])
+    by_table = table.build([answer(1)._replace(rows=pa.Table.from_pylist(rows), scores=[0.0] * 4)])
+    for name in ("x0", "hour", "passport"):
+        assert by_table[name].to_pylist() == by_row[name].to_pylist()
+    assert len(set(by_row["x0"].to_pylist())) == 2
 
 
 def test_personal_columns_are_keyed_hashes_where_there_is_a_key() -> None:
@@ -179,11 +218,50 @@ def test_a_log_writes_what_it_holds_when_it_is_closed(tmp_path: Path) -> None:
     assert log.status() == {"buffered_rows": 0, "written_rows": 2, "dropped_rows": 0, "failures": 0}
 
 
-def test_a_full_buffer_drops_and_counts(tmp_path: Path) -> None:
-    log = DeltaLog[Answer](payload_uri(str(tmp_path), "flights"), table_of().build, flush_s=3600, max_rows=3)
+def test_a_full_buffer_drops_and_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(delta_log, "EARLY_SHARE", 2.0)
+    log = DeltaLog[Answer](
+        payload_uri(str(tmp_path), "flights"), table_of().build, flush_s=3600, max_bytes=3 * ROW_BYTES
+    )
     assert [log.add(answer(at, num_rows=2), 2) for at in (1, 2)] == [True, False]
     assert log.status()["dropped_rows"] == 2
     log.close()
+
+
+def test_the_bound_is_of_what_is_held_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(delta_log, "EARLY_SHARE", 2.0)
+    log = DeltaLog[Answer](payload_uri(str(tmp_path), "flights"), table_of().build, flush_s=3600, max_bytes=1000)
+    assert log.add(answer(1, num_rows=50), 50, 600)
+    assert not log.add(answer(2, num_rows=50), 50, 600)
+    assert log.add(answer(3), 1, 400)
+    log._flush()
+    assert log.add(answer(4, num_rows=50), 50, 1000)
+    log.close()
+    assert log.status() == {"buffered_rows": 0, "written_rows": 101, "dropped_rows": 50, "failures": 0}
+
+
+def test_a_buffer_that_fills_is_written_before_its_time(tmp_path: Path) -> None:
+    is_built = threading.Event()
+
+    def build(answers: Sequence[Answer]) -> pa.Table:
+        is_built.set()
+        return table_of().build(answers)
+
+    log = DeltaLog[Answer](payload_uri(str(tmp_path), "flights"), build, flush_s=3600, max_bytes=1000)
+    log.add(answer(1), 1, 200)
+    assert not is_built.is_set()
+    log.add(answer(2), 1, 200)
+    assert is_built.wait(30)
+    log.close()
+    assert log.status()["written_rows"] == 2
+
+
+def test_only_ids_and_times_have_statistics(tmp_path: Path) -> None:
+    uri = payload_uri(str(tmp_path), "flights")
+    append(uri, table_of().build([answer(1)]))
+    columns = pa.table(DeltaTable(uri).get_add_actions(flatten=True)).column_names
+    assert {name for name in columns if name.startswith("max.")} == {"max.prediction_id", "max.at", "max.started_at"}
+    assert pa.table(DeltaTable(uri).get_add_actions(flatten=True))["num_records"].to_pylist() == [1]
 
 
 def test_rows_wait_while_the_disk_refuses(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import pytest
 from runtime.core.ids import new_id, timestamp_ms
 from runtime.models.bundle import Bundle, load_bundle
 from runtime.serving import asgi
+from runtime.serving.delta_log import ROW_BYTES
 from runtime.serving.payload import PayloadTable
 from tests import serving_caller
 from tests.serving_example import example_row, save_example_bundle
@@ -151,7 +152,7 @@ def test_labels_are_accepted_until_the_buffer_is_full(bundle: Bundle, tmp_path: 
     body = orjson.dumps({"labels": [{"prediction_id": new_id(), "label": 1}]})
     assert call("/v1/models/example:feedback", body)[2] == {"accepted": 1}
     assert call.feedback.status()["buffered_rows"] == 1
-    call.feedback._max_rows = 1
+    call.feedback._max_bytes = ROW_BYTES
     assert call("/v1/models/example:feedback", body)[0] == 503
 
 
@@ -186,7 +187,7 @@ def test_a_sampled_log_holds_its_fraction_chosen_by_id(bundle: Bundle, tmp_path:
 
 
 def test_rows_that_the_log_lost_are_counted_once(call: Caller) -> None:
-    call.payload._max_rows = 2
+    call.payload._max_bytes = 2 * ROW_BYTES
     call(PREDICT, rows_body(2))
     call(PREDICT, rows_body(2))
     assert call.service.take().dropped_rows == 2

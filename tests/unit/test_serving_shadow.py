@@ -15,6 +15,7 @@ from tests.serving_example import example_row, save_example_bundle
 from tests.serving_protocols import arrow_stream, as_table, row_json
 
 PREDICT = "/v1/models/example:predict"
+TRACE = f"00-{'a' * 32}-{'b' * 16}-01"
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +36,10 @@ def shadow_of(
 def test_what_the_other_slot_answers_is_recorded_beside(bundles: tuple[Bundle, Bundle], tmp_path: Path) -> None:
     primary, other = Caller(bundles[0], tmp_path / "a"), Caller(bundles[1], tmp_path / "b")
 
-    async def send(body: bytes, content_type: str) -> tuple[int, bytes]:
+    traces = []
+
+    async def send(body: bytes, content_type: str, traceparent: str | None) -> tuple[int, bytes]:
+        traces.append(traceparent)
         status, _, answer = await other.answer(PREDICT, body, content_type=content_type, x_teal_shadow="1")
         return status, answer
 
@@ -44,13 +48,18 @@ def test_what_the_other_slot_answers_is_recorded_beside(bundles: tuple[Bundle, B
     rows = [example_row(index) for index in range(3)]
 
     async def ask() -> list[float]:
-        answer = await primary.answer(PREDICT, row_json(rows))
+        answer = await primary.answer(PREDICT, row_json(rows), traceparent=TRACE)
         table = arrow_stream(as_table(rows, bundles[0].columns))
         await primary.answer(PREDICT, table, content_type="application/vnd.apache.arrow.stream")
         await asyncio.gather(*shadow._ongoing)
         return [row["score"] for row in orjson.loads(answer.body)["predictions"]]
 
     scores = asyncio.run(ask())
+    child, none = traces
+    assert none is None
+    assert child is not None
+    assert child != TRACE
+    assert child.split("-")[1] == TRACE.split("-")[1]
     expected = [row["score"] for row in orjson.loads(other.ask(PREDICT, row_json(rows)).body)["predictions"]]
     log.close()
     written = read_payload(log.uri)
@@ -71,7 +80,7 @@ def test_under_load_it_is_dropped_and_the_answers_are_not(bundles: tuple[Bundle,
     async def ask() -> None:
         release = asyncio.Event()
 
-        async def send(_body: bytes, _content_type: str) -> tuple[int, bytes]:
+        async def send(_body: bytes, _content_type: str, _trace: str | None) -> tuple[int, bytes]:
             await release.wait()
             return 503, b"no"
 
@@ -92,7 +101,7 @@ def test_only_a_share_is_asked(bundles: tuple[Bundle, Bundle], tmp_path: Path) -
     asked = []
 
     async def ask(fraction: float) -> int:
-        async def send(body: bytes, _content_type: str) -> tuple[int, bytes]:
+        async def send(body: bytes, _content_type: str, _trace: str | None) -> tuple[int, bytes]:
             asked.append(body)
             return 503, b"no"
 
