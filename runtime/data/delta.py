@@ -12,7 +12,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.dataset as ds
-from deltalake import CommitProperties, DeltaTable, Schema, write_deltalake
+from deltalake import CommitProperties, DeltaTable, Schema
 from deltalake.exceptions import CommitFailedError, DeltaError
 from deltalake.transaction import AddAction, create_table_with_add_actions
 
@@ -28,7 +28,6 @@ _PLAIN = (
     pa.types.is_large_string,
     pa.types.is_date,
 )
-APPEND_RETRIES = 10
 BATCH_ROWS = 65_536
 
 
@@ -57,10 +56,6 @@ def table_uri(warehouse: str, name: str) -> str:
 def newest_version(uri: str) -> int | None:
     """The newest committed version, None where there is no table."""
     return DeltaTable(uri).version() if DeltaTable.is_deltatable(uri) else None
-
-
-def table_schema(uri: str, version: int | None = None) -> pa.Schema:
-    return pa.schema(_open(uri, version).schema().to_arrow())
 
 
 def history(uri: str) -> list[dict[str, Any]]:
@@ -155,21 +150,6 @@ def commit_overwrite(uri: str, files: Sequence[DataFile], schema: pa.Schema, met
     return 0 if before is None else before + 1
 
 
-def append_table(uri: str, table: pa.Table, metadata: Mapping[str, str] | None = None) -> int:
-    """Add rows in one commit, making the table if need be; returns the newest version.
-
-    ContractError if the schema is not the table's: Delta would accept a changed type and drop a new column silently.
-    """
-    check_plain_schema(table.schema)
-    if DeltaTable.is_deltatable(uri):
-        expected = table_schema(uri)
-        if not table.schema.equals(expected):
-            raise ContractError(f"rows for {uri!r} have schema {_brief(table.schema)}, the table {_brief(expected)}")
-    properties = CommitProperties(custom_metadata=dict(metadata or {}), max_commit_retries=APPEND_RETRIES)
-    write_deltalake(uri, table, mode="append", commit_properties=properties)
-    return DeltaTable(uri).version()
-
-
 def check_plain_schema(schema: pa.Schema) -> None:
     """ContractError for nested, extension and other types that are not plain, and for timestamps outside UTC."""
     for field in schema:
@@ -215,7 +195,3 @@ def _open(uri: str, version: int | None) -> DeltaTable:
 
 def _modification_ms(path: Path) -> int:
     return path.stat().st_mtime_ns // 1_000_000
-
-
-def _brief(schema: pa.Schema) -> str:
-    return ", ".join(f"{field.name}: {field.type}" for field in schema)

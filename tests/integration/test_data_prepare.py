@@ -1,5 +1,7 @@
 """Preparing data for real: Ray reads and writes, Delta commits, processes are killed."""
 
+import hashlib
+import json
 import os
 import shutil
 import signal
@@ -24,9 +26,10 @@ from runtime.core.git import CodeVersion
 from runtime.data import delta
 from runtime.data.contract import contract_from_json
 from runtime.data.current import current_version
+from runtime.data.encoding import Encoding
 from runtime.data.fingerprint import fingerprint_table
 from runtime.data.prepare import Prepared, prepare
-from runtime.data.version import load_reference
+from runtime.data.profile import Profile
 from runtime.store.control import ControlStore
 
 CODE = CodeVersion(commit="c0ffee", diff_sha256="")
@@ -114,9 +117,10 @@ def test_a_version_holds_the_rows_the_lineage_and_the_reference(bench: Bench) ->
     assert lineage["code"]["commit"] == "c0ffee"
     assert contract_from_json(lineage["contract"]) == COLUMNS
     assert lineage["sources"]["rows"]["uri"] == str(bench.source)
-    encoding, profile = load_reference(version)
-    assert encoding.vocabularies == {"kind": ("a", "b")}
-    assert profile.counts.rows == 39
+    reference = (Path(version.uri) / lineage["profile"]["path"]).read_bytes()
+    assert lineage["profile"]["sha256"] == hashlib.sha256(reference).hexdigest()
+    assert Encoding.from_json(json.loads(reference)["encoding"]).vocabularies == {"kind": ("a", "b")}
+    assert Profile.from_json(json.loads(reference)["profile"]).counts.rows == 39
     assert bench.store.data_version("rows") == version
 
 

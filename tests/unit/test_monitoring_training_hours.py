@@ -14,7 +14,6 @@ from runtime.config.schema import ColumnConfig
 from runtime.core.errors import ContractError, NotFoundError
 from runtime.data.contract import contract_to_json
 from runtime.data.counts import Counts
-from runtime.data.delta import append_table
 from runtime.data.encoding import Encoding
 from runtime.data.profile import Profile, build_profile
 from runtime.models.manifest import Manifest
@@ -22,6 +21,7 @@ from runtime.monitoring.monitor import Monitor
 from runtime.monitoring.training_hours import HourCounts, TrainingHours
 from runtime.monitoring.training_rows import count_rows, read_training_hours
 from runtime.monitoring.windows import hour_of_week
+from runtime.serving.delta_log import append
 from runtime.telemetry.latency import count_latencies
 from tests.monitor_store import ingest, monitor_store
 
@@ -79,7 +79,7 @@ def manifest(uri: str, *, train_since: str | None = None) -> Manifest:
 @pytest.fixture(scope="module")
 def table(tmp_path_factory: pytest.TempPathFactory) -> str:
     uri = str(tmp_path_factory.mktemp("warehouse") / "trips")
-    append_table(uri, ROWS)
+    append(uri, ROWS)
     return uri
 
 

@@ -13,7 +13,7 @@ from rich.console import Console
 from runtime.cli import render_monitor
 from runtime.config.schema import ColumnConfig
 from runtime.core.errors import NotFoundError, UsageError
-from runtime.data.delta import append_table, table_uri
+from runtime.data.delta import table_uri
 from runtime.data.encoding import Encoding
 from runtime.data.profile import build_profile
 from runtime.pipeline.drift_page import render_drift_page
@@ -109,7 +109,7 @@ def _session(tmp_path: Path, rows: pa.Table) -> Any:
     config = example_config(tmp_path)
     config = replace(config, data=replace(config.data, columns=COLUMNS))
     uri = table_uri(config.paths.warehouse, "trips")
-    append_table(uri, rows)
+    append(uri, rows)
 
     @dataclass
     class Version:

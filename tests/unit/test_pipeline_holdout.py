@@ -10,8 +10,9 @@ import pytest
 from runtime.config.schema import Config, TrainingConfig
 from runtime.core.errors import NotFoundError, RefusedError
 from runtime.data.current import current_version, make_current
-from runtime.data.delta import append_table, table_uri
+from runtime.data.delta import table_uri
 from runtime.pipeline.holdout import Holdout, find_holdout
+from runtime.serving.delta_log import append
 from runtime.store.control import ControlStore
 from runtime.store.records import DataVersion
 from runtime.training.dataset import load_split
@@ -40,7 +41,7 @@ class Gate:
         rows = example_table(30 * DAY)
         uri = table_uri(config.paths.warehouse, TABLE)
         for version, part in enumerate((rows.slice(0, 20 * DAY), rows.slice(20 * DAY))):
-            append_table(uri, part)
+            append(uri, part)
             gate.record(version, uri)
         return gate
 

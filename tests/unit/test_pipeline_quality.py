@@ -15,7 +15,7 @@ from runtime.cli.quality_render import alert_tables, quality_tables, sparkline
 from runtime.config.schema import ColumnConfig
 from runtime.core.errors import ContractError, NotFoundError, UsageError
 from runtime.data.contract import arrow_schema
-from runtime.data.delta import append_table, table_uri
+from runtime.data.delta import table_uri
 from runtime.monitoring.alerts import Signal
 from runtime.pipeline.feedback_table import read_labels
 from runtime.pipeline.quality_page import render_quality_page
@@ -23,6 +23,7 @@ from runtime.pipeline.quality_reference import QualityReference, find_reference,
 from runtime.pipeline.quality_report import read_quality
 from runtime.pipeline.quality_signals import monitor_signals, quality_signals, wilson
 from runtime.pipeline.quality_watch import MonitorView, QualityWatch, acknowledge_alert, read_alerts
+from runtime.serving.delta_log import append
 from runtime.store.control import ControlStore
 from runtime.store.records import DataVersion
 from runtime.telemetry.metrics import render_metrics
@@ -109,7 +110,7 @@ def test_a_registered_version_leaves_its_reference(tmp_path: Path) -> None:
     model = example_model_version(tmp_path / "bundle")
     rows = [example_row(index) | {"late": index % 2, "at": START + timedelta(hours=index)} for index in range(480)]
     uri = table_uri(config.paths.warehouse, "example")
-    append_table(uri, pa.Table.from_pylist(rows, schema=arrow_schema(columns)))
+    append(uri, pa.Table.from_pylist(rows, schema=arrow_schema(columns)))
     store.record_data_version(
         DataVersion(
             table="example", version=0, uri=uri, num_rows=480, fingerprint="f", lineage={}, created_at=START.isoformat()
