@@ -16,6 +16,8 @@ from runtime.store.records import SLOTS, EndpointState
 RECENT_S = 300.0
 """Errors, latency and PSI are those of so many seconds."""
 MIN_REQUESTS = 20
+MIN_ROWS = 100
+"""Fewer make a PSI that chance alone may have made."""
 MIN_EXPECTED = 20.0
 MIN_RATIO, MAX_RATIO = 1e-6, 1e6
 
@@ -96,6 +98,8 @@ def _traffic(config: Config, entry: Mapping[str, Any]) -> Iterator[Signal]:
         yield Signal(name="error_rate", value=errors / requests, low=low, high=high, detail=detail, **where)
         if (p95 := entry["latency_ms"].get("p95")) is not None:
             yield Signal(name="latency_p95_ms", value=float(p95), detail=detail, **where)
+    if entry["rows"] < MIN_ROWS:
+        return
     # What sampling alone gives is not drift: a hundred rows have a PSI of 0.2 by chance.
     excess = {
         one["feature"]: one["psi"] - one["psi_without_drift"]

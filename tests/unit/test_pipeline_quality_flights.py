@@ -177,6 +177,7 @@ def view_of(profile: Profile, rows: Scored, now: float) -> MonitorView:
         "slot": "blue",
         "model_version": "flights:1",
         "requests": rows.labels.size,
+        "rows": rows.labels.size,
         "errors": 0,
         "latency_ms": {"p95": 5.0},
         "features": features,
