@@ -26,7 +26,7 @@ test: setup
 
 # The property-based tests with examples that `make test` has not seen.
 fuzz: setup
-	$(BIN)/python -m pytest $$(grep -lr "from hypothesis" tests/unit) --hypothesis-profile=fuzz $(PYTEST_ARGS)
+	$(BIN)/python -m pytest $$(grep -lr "from hypothesis" tests/unit) tests/integration/test_serving_conformance.py --hypothesis-profile=fuzz $(PYTEST_ARGS)
 
 demo: setup
 	$(BIN)/teal demo

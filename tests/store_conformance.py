@@ -87,6 +87,14 @@ class EndpointConformance(StoreTests):
         assert store.generations() == {"flights": 2}
         assert store.endpoints() == [second]
 
+    def test_many_endpoints_are_read_as_each_by_itself(self, store: ControlStore) -> None:
+        deploy_two(store)
+        store.set_share("flights", 10_000, actor="ann")
+        store.promote("flights", actor="ann")
+        store.assign_slot("churn", "green", model(3), actor="ann")
+        assert store.endpoints() == [store.endpoint("churn"), store.endpoint("flights")]
+        assert [one.name for one in store.endpoints()] == ["churn", "flights"]
+
     def test_a_share_is_the_canarys_whichever_slot_that_is(self, store: ControlStore) -> None:
         deploy_two(store)
         assert store.set_share("flights", 1000, actor="ann").green_share == 1000
@@ -267,6 +275,14 @@ class EndpointConformance(StoreTests):
         store.record_step("k", "prepare", {"a": 1})
         store.record_step("k", "prepare", {"a": 2})
         assert store.step_outputs("k") == {"a": 2}
+
+    def test_an_edge_acknowledges_all_endpoints_at_once(self, store: ControlStore) -> None:
+        store.acknowledge("edge-1", {}, at=90.0)
+        assert store.edge_signs() == {}
+        store.acknowledge("edge-1", {"flights": 1, "churn": 4}, at=100.0)
+        store.acknowledge("edge-1", {"flights": 2, "churn": 4, "new": 1}, at=101.0)
+        found = {name: store.acknowledged(name, alive_since=101.0) for name in ("flights", "churn", "new")}
+        assert found == {"flights": {"edge-1": 2}, "churn": {"edge-1": 4}, "new": {"edge-1": 1}}
 
     def test_acknowledgements_of_dead_edges_do_not_count(self, store: ControlStore) -> None:
         deploy_two(store)

@@ -47,6 +47,16 @@ class Commands(RuleBasedStateMachine):
     def canary(self) -> Slot:
         return other_slot("blue" if self.primary == "blue" else "green")
 
+    @rule(share=st.integers(0, FULL_SHARE))
+    def rehearse(self, share: int) -> None:
+        """Shows what would be, or fails as it would; the invariants say that nothing is."""
+        if share and self.versions[self.canary] is None:
+            with pytest.raises(RefusedError):
+                self.store.rehearse(lambda: self.store.set_share("flights", share, actor="ann"))
+        else:
+            would_be = self.store.rehearse(lambda: self.store.set_share("flights", share, actor="ann"))
+            assert (would_be.share, would_be.generation) == (share, self.generation + 1)
+
     @rule(share=st.integers(-5, FULL_SHARE + 5))
     def shift(self, share: int) -> None:
         if not 0 <= share <= FULL_SHARE:

@@ -169,7 +169,9 @@ class ControlConformance(StoreTests):
             return {"generation": store.set_share("flights", 500, actor="ann").generation}
 
         request = {"command": "shift", "share": 500}
+        assert not store.is_answered("key")
         assert store.idempotent("key", request, shift) == Answer(value={"generation": 3}, is_repeated=False)
+        assert store.is_answered("key")
         assert store.idempotent("key", request, shift) == Answer(value={"generation": 3}, is_repeated=True)
         assert store.endpoint("flights").generation == 3
         with pytest.raises(UsageError, match="key 'key' was used for another command"):
@@ -185,6 +187,7 @@ class ControlConformance(StoreTests):
         with pytest.raises(RuntimeError, match="died here"):
             store.idempotent("key", {}, shift_and_fail)
         assert (store.endpoint("flights").share, len(store.transitions())) == (0, 2)
+        assert not store.is_answered("key")
         assert store.idempotent("key", {}, lambda: {"done": True}).is_repeated is False
 
     def test_the_same_key_at_the_same_time_acts_once(self, store: ControlStore) -> None:

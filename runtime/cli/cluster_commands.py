@@ -1,5 +1,6 @@
 """Commands over the platform: up, down, status, doctor, submit, demo."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -13,7 +14,7 @@ from runtime.cli.context import (
     read_config,
     saved_config_path,
 )
-from runtime.config.compose import save_config
+from runtime.config.compose import load_config, save_config
 from runtime.core.errors import TealError
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -30,13 +31,16 @@ def register(app: typer.Typer) -> None:
 
 
 def up(overrides: Overrides = None, is_json: Json = False) -> None:
-    """Start Ray, the control store, the edge and the monitor; a second `up` changes nothing."""
+    """Start Ray, the control store, the edge and the monitor; a second `up` without other settings changes nothing."""
     from runtime.pipeline.platform import start_platform
 
     config = config_for_start(overrides or [])
+    path = saved_config_path()
+    # Serve is compared by the platform itself; what else it runs takes its settings when it starts.
+    has_new_settings = path.exists() and load_config(path).edge != config.edge
     with progress_bar() as progress:
-        platform = start_platform(config, progress)
-    save_config(config, saved_config_path())
+        platform = start_platform(config, progress, on_running=lambda: save_config(config, path))
+    platform = replace(platform, is_changed=platform.is_changed or has_new_settings)
     Output(is_json).show(platform, lambda: render.platform(platform))
 
 
@@ -60,9 +64,10 @@ def doctor(overrides: Overrides = None, is_json: Json = False) -> None:
     """Examine this machine and say how to mend what is wrong. Exit code 1 if something is an error."""
     from runtime.cluster.doctor import examine
     from runtime.serving.edge_doctor import examine_edge
+    from runtime.serving.replica_doctor import examine_gpus
 
     config = read_config(overrides or [])
-    findings = [*examine(config), *examine_edge(config)]
+    findings = [*examine(config), *examine_edge(config), *examine_gpus(config.serving.gpus_per_replica)]
     Output(is_json).show(findings, lambda: render.finding_table(findings))
     if any(finding.status == "error" for finding in findings):
         raise TealError("the doctor found errors; each line says how to mend it")

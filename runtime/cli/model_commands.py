@@ -16,6 +16,8 @@ Overrides = Annotated[list[str] | None, typer.Argument(help="Hydra overrides: gr
 Run = Annotated[str | None, typer.Option("--run", help="The candidate's run; default the best of the last sweep.")]
 Force = Annotated[bool, typer.Option("--force", help="Go past the gate; recorded with who and why.")]
 Reason = Annotated[str, typer.Option("--reason", help="Why; kept in the audit chain.")]
+Key = Annotated[str | None, typer.Option("--key", help="Idempotency key: repeated with it, nothing happens again.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Check what can be checked and show it; start nothing.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -78,6 +80,8 @@ def deploy(
     model: Annotated[str | None, typer.Argument(help="NAME:VERSION or NAME@ALIAS; default the challenger.")] = None,
     force: Force = False,
     reason: Reason = "",
+    dry_run: DryRun = False,
+    key: Key = None,
     is_json: Json = False,
 ) -> None:
     """Put a registered version into the idle slot and wait until it can answer. Traffic stays where it is."""
@@ -85,7 +89,9 @@ def deploy(
 
     with open_session(read_config()) as session:
         reference = model or f"{find_endpoint(session.config, session.store, None)}@{CHALLENGER}"
-        deployed = deploy_version(session, reference, actor=current_actor(), force=force, reason=reason)
+        deployed = deploy_version(
+            session, reference, actor=current_actor(), force=force, reason=reason, key=key, is_rehearsed=dry_run
+        )
     Output(is_json).show(deployed, lambda: render.deployed(deployed))
 
 

@@ -1,12 +1,14 @@
 """Commands over the monitor: what it counted, what drifts, and what a budget would have meant on history."""
 
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from runtime.cli import render_monitor as render
-from runtime.cli.context import Output, open_session, read_config
+from runtime.cli.context import Output, find_endpoint, open_session, read_config
+from runtime.store.control import ControlStore
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Endpoint = Annotated[str | None, typer.Option("--endpoint", "-e", help="Default: all.")]
@@ -17,6 +19,7 @@ def register(app: typer.Typer) -> None:
     monitor.command()(status)
     monitor.command()(drift)
     monitor.command()(replay)
+    monitor.command()(shadow)
     app.add_typer(monitor, name="monitor")
 
 
@@ -77,3 +80,19 @@ def replay(
             is_payload=is_payload,
         )
     Output(is_json).show(found, lambda: render.replay_tables(found))
+
+
+def shadow(
+    endpoint: Annotated[
+        str | None, typer.Option("--endpoint", "-e", help="Default: the only one, or the configured one.")
+    ] = None,
+    hours: Annotated[float, typer.Option("--hours", help="How far to look back.", min=0.0)] = 24.0,
+    is_json: Json = False,
+) -> None:
+    """How the other slot's answers differ from those that were given, where the shadow asked both."""
+    from runtime.serving.shadow_report import read_shadow_reports
+
+    config = read_config()
+    name = find_endpoint(config, ControlStore.of(config.paths), endpoint)
+    found = read_shadow_reports(config.paths.payload, name, datetime.now(UTC) - timedelta(hours=hours))
+    Output(is_json).show(found, lambda: render.shadow_tables(found))

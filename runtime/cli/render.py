@@ -1,6 +1,6 @@
 """Values drawn for a terminal. Nothing here computes or asks."""
 
-from collections.abc import Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,7 @@ from rich.tree import Tree
 from runtime.cli.continuous_render import chain_tree
 from runtime.cli.render_monitor import monitor_tables
 from runtime.cli.style import SLOT_STYLE
-from runtime.store.records import SLOTS, DataVersion, EndpointState, ModelVersion, Transition
+from runtime.store.records import SLOTS, DataVersion, EndpointState, ModelVersion, Slot
 
 if TYPE_CHECKING:
     from runtime.cluster.doctor import Finding
@@ -33,8 +33,11 @@ def share_bar(state: EndpointState) -> Text:
     return Text("█" * (BAR_WIDTH - num_green), style="blue") + Text("█" * num_green, style="green")
 
 
-def endpoint_table(states: Sequence[EndpointState]) -> Table:
+def endpoint_table(states: Sequence[EndpointState], ready: Mapping[str, Mapping[Slot, int]] | None = None) -> Table:
+    """`ready`: endpoint and slot to how many replicas can answer, where that was asked."""
     table = Table("endpoint", "gen", "slot", "role", "model", "share", "split", box=None)
+    if ready is not None:
+        table.add_column("replicas")
     for state in states:
         for slot in SLOTS:
             model = state.slot(slot).model
@@ -48,18 +51,35 @@ def endpoint_table(states: Sequence[EndpointState]) -> Table:
                 model.label if model else "empty",
                 f"{state.slot_share(slot) / 100:g} %" if model else "-",
                 share_bar(state) if is_first else "",
+                *(() if ready is None else [_ready_text(ready.get(state.name, {}).get(slot), state.slot_share(slot))]),
             )
     return table
 
 
+def _ready_text(num_ready: int | None, share: int) -> Text:
+    """Red where there is traffic and nobody to answer."""
+    if num_ready is None:
+        return Text("-")
+    return Text(str(num_ready), style="red" if share and not num_ready else "")
+
+
 def moved(moved: "Moved") -> RenderableType:
     seconds = moved.acknowledged_s
-    note = "nothing to change" if seconds is None else f"applied by every edge in {seconds * 1000:.0f} ms"
+    if moved.is_rehearsed:
+        note = "so it would be; nothing was changed" if moved.is_new else "there would be nothing to change"
+    elif seconds is None:
+        note = "nothing to change"
+    else:
+        repeated = "" if moved.is_new else "done before with this key; "
+        note = f"{repeated}applied by every edge in {seconds * 1000:.0f} ms"
     return Group(endpoint_table([moved.endpoint]), Text(note, style="dim"))
 
 
 def platform(status: "PlatformStatus") -> RenderableType:
-    first = "started" if status.is_new else "already running; nothing was changed"
+    if status.is_new:
+        first = "started"
+    else:
+        first = f"already running; {'the changed settings hold now' if status.is_changed else 'nothing was changed'}"
     table = Table(show_header=False, box=None)
     table.add_row("edge", status.edge_url)
     table.add_row("Ray dashboard", status.dashboard_url)
@@ -85,7 +105,11 @@ def status(status: "PlatformStatus") -> RenderableType:
         facts.append(edge_table(status.edges))
     if not status.endpoints:
         return Group(*facts, Text("no endpoint yet; `teal deploy` makes one"))
-    return Group(*facts, endpoint_table(status.endpoints), *(monitor_tables(status.monitor) if status.monitor else ()))
+    return Group(
+        *facts,
+        endpoint_table(status.endpoints, status.ready),
+        *(monitor_tables(status.monitor) if status.monitor else ()),
+    )
 
 
 def edge_table(edges: Sequence[dict[str, Any]]) -> Table:
@@ -101,16 +125,9 @@ def edge_table(edges: Sequence[dict[str, Any]]) -> Table:
 
 
 def _edge_text(edge: dict[str, Any] | None) -> str:
-    return "not answering" if edge is None else f"applies {edge.get('generations', {})}"
-
-
-def transition_table(transitions: Sequence[Transition]) -> Table:
-    table = Table("#", "at", "who", "endpoint", "gen", "action", "detail", box=None)
-    for row in transitions:
-        action = Text(row.action + (" (forced)" if row.forced else ""), style="red" if row.forced else "")
-        detail = ", ".join(f"{key} {value}" for key, value in row.detail.items() if value != "" and "sha256" not in key)
-        table.add_row(str(row.sequence), row.at[:19], row.actor, row.endpoint, str(row.generation), action, detail)
-    return table
+    if edge is None:
+        return "not answering"
+    return "applies " + (", ".join(f"{name} {number}" for name, number in edge["generations"].items()) or "nothing yet")
 
 
 def prepared(version: DataVersion, is_new: bool) -> RenderableType:
@@ -177,6 +194,8 @@ def gate_report(report: "GateReport") -> RenderableType:
 
 def deployed(deployed: "Deployed") -> str:
     role = "the primary" if deployed.is_primary else "the canary; `teal shift 10` gives it traffic"
+    if deployed.is_rehearsed:
+        return f"{deployed.model.label} would be in slot {deployed.slot}, {role}; nothing was changed"
     done = "deployed" if deployed.is_new else "already deployed; nothing was changed"
     return f"{deployed.model.label} in slot {deployed.slot}, {role}: {done}"
 

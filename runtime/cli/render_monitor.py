@@ -13,6 +13,7 @@ from runtime.cli.style import SLOT_STYLE
 
 if TYPE_CHECKING:
     from runtime.pipeline.drift_replay import Replay
+    from runtime.serving.shadow_report import ShadowReport
 
 NUM_CULPRITS = 5
 BAR_WIDTH = 24
@@ -73,6 +74,45 @@ def drift_table(state: Mapping[str, Any]) -> Table:
         values = [entry.get("psi", {}).get(feature) for entry in entries]
         table.add_row(feature, *("-" if value is None else f"{value:.3f}" for value in values))
     return table
+
+
+def shadow_tables(reports: Sequence["ShadowReport"]) -> list[RenderableType]:
+    """A row for each pair of versions, then where they differ most."""
+    if not reports:
+        return [Text("nothing was compared in this time")]
+    table = Table(
+        "answered by",
+        "in the shadow",
+        "rows",
+        "equal",
+        "mean difference",
+        "|difference| p50",
+        "p95",
+        "largest",
+        box=None,
+    )
+    parts: list[RenderableType] = [table]
+    for report in reports:
+        most = report.largest[0]
+        table.add_row(
+            report.model_version,
+            report.shadow_model_version,
+            f"{report.rows:,}",
+            f"{report.equal_rows / report.rows:.1%}",
+            f"{report.mean_difference:+.4f}",
+            f"{report.p50_absolute:.4f}",
+            f"{report.p95_absolute:.4f}",
+            f"{abs(most.shadow_score - most.score):.4f}",
+        )
+        parts += [
+            Text(
+                f"{one.prediction_id} row {one.row}: {one.score:.4f} by {report.model_version}, "
+                f"{one.shadow_score:.4f} by {report.shadow_model_version}",
+                style="dim",
+            )
+            for one in report.largest
+        ]
+    return parts
 
 
 def replay_tables(replay: "Replay") -> list[RenderableType]:

@@ -1,10 +1,10 @@
 """Commands that move traffic: shift, rollback, promote, and what the audit chain says of it. They do not join Ray."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from runtime.cli import render
+from runtime.cli import render, render_history
 from runtime.cli.context import Output, find_endpoint, read_config
 from runtime.core.errors import RefusedError, UsageError
 from runtime.rollout import operations, traffic
@@ -14,6 +14,8 @@ from runtime.store.rollouts import RolloutStore
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Endpoint = Annotated[str | None, typer.Option("--endpoint", "-e", help="Default: the only one, or the configured one.")]
 Reason = Annotated[str, typer.Option("--reason", help="Why; kept in the audit chain.")]
+Key = Annotated[str | None, typer.Option("--key", help="Idempotency key: repeated with it, nothing happens again.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Check everything and show what would be; change nothing.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -32,6 +34,8 @@ def shift(
     endpoint: Endpoint = None,
     reason: Reason = "",
     force: Annotated[bool, typer.Option("--force", help="End the rollout that moves this traffic.")] = False,
+    dry_run: DryRun = False,
+    key: Key = None,
     is_json: Json = False,
 ) -> None:
     """Give the canary PERCENT of the traffic."""
@@ -40,7 +44,9 @@ def shift(
     store = RolloutStore.of(config.paths)
     name = find_endpoint(config, store, endpoint)
     actor = traffic.current_actor()
-    moved = operations.shift(config, store, name, share, actor=actor, reason=reason, force=force)
+    moved = operations.shift(
+        config, store, name, share, actor=actor, reason=reason, force=force, key=key, is_rehearsed=dry_run
+    )
     Output(is_json).show(moved, lambda: render.moved(moved))
 
 
@@ -49,6 +55,8 @@ def rollback(
     version: Annotated[int | None, typer.Option("--version", help="Back to this version, if a slot holds it.")] = None,
     endpoint: Endpoint = None,
     reason: Reason = "",
+    dry_run: DryRun = False,
+    key: Key = None,
     is_json: Json = False,
 ) -> None:
     """Take the canary's traffic away, all of it or down to a percentage; or go back to an earlier version."""
@@ -58,11 +66,16 @@ def rollback(
     config = read_config()
     store = RolloutStore.of(config.paths)
     name = find_endpoint(config, store, endpoint)
-    actor = traffic.current_actor()
+    options: dict[str, Any] = {
+        "actor": traffic.current_actor(),
+        "reason": reason,
+        "key": key,
+        "is_rehearsed": dry_run,
+    }
     if version is None:
-        moved = operations.rollback(config, store, name, share, actor=actor, reason=reason)
+        moved = operations.rollback(config, store, name, share, **options)
     else:
-        moved = operations.return_to(config, store, name, version, actor=actor, reason=reason)
+        moved = operations.return_to(config, store, name, version, **options)
     Output(is_json).show(moved, lambda: render.moved(moved))
 
 
@@ -80,7 +93,7 @@ def promote(endpoint: Endpoint = None, is_json: Json = False) -> None:
 def history(endpoint: Endpoint = None, is_json: Json = False) -> None:
     """What was changed, when and by whom."""
     transitions = RolloutStore.of(read_config().paths).transitions(endpoint)
-    Output(is_json).show(transitions, lambda: render.transition_table(transitions))
+    Output(is_json).show(transitions, lambda: render_history.transition_table(transitions))
 
 
 def verify(

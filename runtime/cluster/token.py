@@ -58,6 +58,8 @@ def ray_environment(config: Config) -> dict[str, str]:
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
         "RAY_DEDUP_LOGS": "0",
+        # Each call of an actor is noted, an idle platform's too; by default Ray's control service keeps 100,000.
+        "RAY_task_events_max_num_task_in_gcs": "500",
         "DASHBOARD_METRIC_PORT": str(ports.dashboard_metrics),
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",

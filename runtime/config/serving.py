@@ -32,7 +32,7 @@ class ServingConfig:
     max_waiting_requests: int = 128
     """Of a slot whose replicas all have that many, in line at the edge; more are answered 429 at once."""
     max_queued_requests: int = 1024
-    """In Ray's ingress while no replica is there, being replaced or started from zero; more are answered 429."""
+    """In Ray's ingress while no replica is there. Edges give it a few at a time and keep the others in line."""
     answer_timeout_s: float = 10.0
     """After which the edge asks another replica the same, and how long one may be too busy to say that it lives.
     Must be above the slowest legitimate answer with `max_ongoing_requests` at work."""

@@ -3,6 +3,9 @@
 import os
 import time
 
+UUID7_PATTERN = "^[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$"
+"""Of ids as they are made here; they are joined as text, so there is no other way to write one."""
+
 
 def new_id() -> str:
     """A uuid7 as text: 48 bits of milliseconds since 1970, then 74 random bits."""

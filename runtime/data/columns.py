@@ -99,7 +99,9 @@ class ColumnEncoder:
         if table.num_rows < FEW_ROWS:
             names = table.column_names
             lists = [self._plain_values(name, table.column(name)) for name in names]
-            return self._rows.encode([dict(zip(names, row, strict=True)) for row in zip(*lists, strict=True)])
+            # A table without columns may have rows all the same.
+            rows = zip(*lists, strict=True) if lists else [()] * table.num_rows
+            return self._rows.encode([dict(zip(names, row, strict=True)) for row in rows])
         encoded, odd = self._encode(table, layout)
         if layout.has_oddity:
             self._confirm(table, 0)

@@ -25,6 +25,8 @@ COLUMN_ROWS = 64
 """From here on numbers are standardised column by column."""
 PROBE_ROWS = 1024
 TRACED_RUNS = 3
+MAX_DEVIATIONS = 1e6
+"""So many standard deviations from the mean no net overflows whose weights are sane."""
 PREDICT_ROWS = 65_536
 """Rows of one forward pass: bounds its memory. A multiple of every one tried."""
 
@@ -98,6 +100,11 @@ class Predictor:
                 on_device = (torch.from_numpy(array).to(self._device) for array in (inputs, indices))
                 scores = self._score(*on_device).cpu().numpy()
         return scores[:rows]
+
+    def within_bounds(self, numeric: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Values no further than MAX_DEVIATIONS from what the model was trained on; NaN stays."""
+        reach = MAX_DEVIATIONS * self._scale
+        return np.clip(numeric, self._center - reach, self._center + reach).astype(np.float32)
 
     def settle(self, cardinalities: Sequence[int]) -> bool:
         """Find the smallest row multiple at which company changes no bit of random rows; False if none is."""

@@ -3,6 +3,8 @@
 import logging
 import threading
 import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,8 +13,9 @@ from runtime.core.errors import TealError, UnreachableError
 from runtime.pipeline.notifications import start_notifier
 from runtime.pipeline.progress import Progress
 from runtime.pipeline.steps import Session
+from runtime.serving.registration import STALE_S
 from runtime.store.control import ControlStore
-from runtime.store.records import EndpointState
+from runtime.store.records import SLOTS, EndpointState, Replica, Slot
 from runtime.store.rollouts import RolloutStore
 
 FLUSH_MARGIN_S = 0.5
@@ -23,10 +26,14 @@ class PlatformStatus:
     is_running: bool
     is_new: bool
     """True if this call started it."""
+    is_changed: bool
+    """True if this call started it or gave it something new."""
     edge_url: str
     dashboard_url: str
     metrics_url: str
     endpoints: list[EndpointState]
+    ready: dict[str, dict[Slot, int]]
+    """Endpoint to its filled slots to how many replicas of each say that they can answer."""
     edge: dict[str, Any] | None
     """What the actor of the head's edge says of itself, None if nothing runs."""
     edges: list[dict[str, Any]]
@@ -34,39 +41,87 @@ class PlatformStatus:
     monitor: dict[str, Any] | None
 
 
-def start_platform(config: Config, progress: Progress) -> PlatformStatus:
-    """Start what does not run yet. Every part is idempotent, so an interrupted start is continued by the next."""
+def start_platform(
+    config: Config, progress: Progress, *, on_running: Callable[[], None] = lambda: None
+) -> PlatformStatus:
+    """Start what does not run yet; every part is idempotent. What ends halfway stops what it has started itself.
+
+    `on_running` is called once the platform runs, before the deployed models are waited for: one that does not come up
+    is an error, and the others serve.
+    """
     from runtime.cluster.ray_process import start
-    from runtime.cluster.token import read_token
     from runtime.monitoring.actor import start_monitor
     from runtime.pipeline.quality_actor import start_alerts
     from runtime.pipeline.rollout_labels import read_labelled
     from runtime.rollout.actor import start_rollouts
-    from runtime.rollout.capacity import capacity_of_rollouts
     from runtime.serving.edge_actor import start_edge
-    from runtime.serving.reconcile import reconcile
 
     store = RolloutStore.of(config.paths)
     store.create_schema()
+    # MLflow imports it in that thread while Ray Serve does in this one, and each may find what the other has half done.
+    import fastapi  # noqa: F401
+
     database = _Background(lambda: _create_registry(config, store))
     progress.update("starting Ray")
     is_new = start(config, on_progress=progress.update).is_new
     with Session.open(config, progress) as session:
-        session.connect()
-        progress.update("starting the monitor and the edge")
-        start_monitor(config)
-        start_alerts(config)
-        start_edge(config)
-        start_notifier(config, session.store)
-        start_rollouts(config, read_labelled)
-        if session.store.endpoints():
-            progress.update("starting the deployed models")
-            token = read_token(config.paths.run)
-            capacity = capacity_of_rollouts(store)
-            reconcile(session.store, config, token=token, capacity=capacity, on_progress=progress.update)
-        progress.update("opening the model registry")
-        database.join()
-        return _status(config, session, is_new=is_new)
+        with _stopped_if_it_fails(config, is_new=is_new):
+            session.connect()
+            progress.update("starting the monitor and the edge")
+            start_monitor(config)
+            start_alerts(config)
+            start_edge(config)
+            start_notifier(config, session.store)
+            start_rollouts(config, read_labelled)
+            progress.update("opening the model registry")
+            database.join()
+            on_running()
+        is_changed = bool(session.store.endpoints()) and _start_models(config, session)
+        return _status(config, session, is_new=is_new, is_changed=is_new or is_changed)
+
+
+@contextmanager
+def _stopped_if_it_fails(config: Config, *, is_new: bool) -> Iterator[None]:
+    """A platform that ran before is left as it is."""
+    from runtime.cluster.ray_process import stop
+    from runtime.serving.edge_actor import stop_edge
+
+    try:
+        yield
+    except BaseException as error:
+        if not is_new:
+            raise
+        try:
+            stop_edge(config)
+        except TealError as problem:
+            # Ray's processes are ended all the same, and why it failed is what is told.
+            logging.getLogger(__name__).warning("stopping the edge: %s", problem)
+        finally:
+            stop(config)
+        if isinstance(error, TealError):
+            raise type(error)(f"{error}\nwhat had been started is stopped again; `teal up` begins anew") from error
+        raise
+
+
+def _start_models(config: Config, session: Session) -> bool:
+    """Whether Serve was given something new."""
+    from runtime.cluster.token import read_token
+    from runtime.rollout.capacity import capacity_of_rollouts
+    from runtime.serving.reconcile import reconcile
+
+    session.progress.update("starting the deployed models")
+    try:
+        return reconcile(
+            session.store,
+            config,
+            token=read_token(config.paths.run),
+            capacity=capacity_of_rollouts(session.store),
+            on_progress=session.progress.update,
+        ).is_changed
+    except TealError as error:
+        raise type(error)(
+            f"the platform runs, but not each of its models: {error}\n`teal up` tries again, `teal deploy` replaces one"
+        ) from error
 
 
 def stop_platform(config: Config) -> bool:
@@ -103,23 +158,49 @@ def read_status(config: Config) -> PlatformStatus:
         return _status(config, session, is_new=False)
 
 
-def _status(config: Config, session: Session, *, is_new: bool, is_running: bool = True) -> PlatformStatus:
+def _status(
+    config: Config, session: Session, *, is_new: bool, is_changed: bool = False, is_running: bool = True
+) -> PlatformStatus:
     from runtime.serving.edge_actor import edge_status
     from runtime.serving.edge_fleet import edges_status
 
     ports = config.cluster.ports
     session.store.create_schema()
+    endpoints = session.store.endpoints()
     return PlatformStatus(
         is_running=is_running,
         is_new=is_new,
+        is_changed=is_changed,
         edge_url=f"{'https' if config.edge.tls else 'http'}://{config.edge.host or config.cluster.host}:{ports.edge}",
         dashboard_url=f"http://{config.cluster.host}:{ports.dashboard}",
         metrics_url=f"http://{config.cluster.host}:{ports.monitor_metrics}/metrics",
-        endpoints=session.store.endpoints(),
+        endpoints=endpoints,
+        ready=_count_ready(endpoints, session.store.replicas() if is_running else [], time.time() - STALE_S),
         edge=edge_status() if is_running else None,
         edges=edges_status(config, session.store.edge_signs(), time.time()) if is_running else [],
         monitor=_monitor_status(config) if is_running else None,
     )
+
+
+def _count_ready(
+    endpoints: Sequence[EndpointState], replicas: Sequence[Replica], alive_since: float
+) -> dict[str, dict[Slot, int]]:
+    """A replica of a model that its slot held before is none."""
+    ready: dict[str, dict[Slot, int]] = {}
+    for endpoint in endpoints:
+        models = {slot: endpoint.slot(slot).model for slot in SLOTS}
+        ready[endpoint.name] = {slot: 0 for slot, model in models.items() if model is not None}
+        for replica in replicas:
+            model = models[replica.slot]
+            is_wanted = model is not None and replica.bundle_sha256 == model.bundle_sha256
+            if (
+                replica.endpoint == endpoint.name
+                and is_wanted
+                and replica.state == "ready"
+                and replica.at > alive_since
+            ):
+                ready[endpoint.name][replica.slot] += 1
+    return ready
 
 
 def _monitor_status(config: Config) -> dict[str, Any] | None:

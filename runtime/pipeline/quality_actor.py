@@ -10,6 +10,7 @@ import threading
 import time
 from typing import Any
 
+import pyarrow as pa
 import ray
 from ray.exceptions import RayError
 
@@ -65,6 +66,9 @@ class AlertsActor:
                 # Whatever is wrong now may be right in the next look; `status` says so, and the metric's age.
                 logger.exception("a look failed")
                 self._error = repr(error)
+            # A look reads the day's rows, and the allocators would keep what they needed for it until the next one.
+            for pool in (pa.default_memory_pool(), pa.system_memory_pool()):
+                pool.release_unused()
 
     def _read_monitor(self, now: float) -> MonitorView | None:
         try:

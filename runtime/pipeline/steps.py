@@ -5,6 +5,7 @@ need it.
 """
 
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
@@ -17,6 +18,7 @@ from runtime.core.errors import NotFoundError, RefusedError
 from runtime.core.git import CodeVersion, read_code_version
 from runtime.pipeline.progress import Progress, Silent
 from runtime.registry.mlflow_registry import Registry
+from runtime.rollout.aliases import announce_alias
 from runtime.store.records import SLOTS, DataVersion, EndpointState, ModelVersion, Slot
 from runtime.store.rollouts import RolloutStore
 
@@ -187,13 +189,25 @@ class Deployed:
     slot: Slot
     is_new: bool
     is_primary: bool
+    is_rehearsed: bool = False
+    """Nothing was written or started: so it would be."""
 
 
-def deploy_version(session: Session, reference: str, *, actor: str, force: bool = False, reason: str = "") -> Deployed:
+def deploy_version(
+    session: Session,
+    reference: str,
+    *,
+    actor: str,
+    force: bool = False,
+    reason: str = "",
+    key: str | None = None,
+    is_rehearsed: bool = False,
+) -> Deployed:
     """Put a registered version into the idle slot of its endpoint and wait until it can answer. No traffic moves.
 
     The endpoint has the model's name. RefusedError if the gate has not passed the version, unless forced, which the
-    audit chain records; or if no slot is idle.
+    audit chain records; or if no slot is idle. A repeated `key` puts nothing into a slot again, whatever has become of
+    it since. `is_rehearsed`: check all that can be checked without starting it, and write nothing.
     """
     from runtime.cluster.token import read_token
     from runtime.rollout.capacity import capacity_of_rollouts
@@ -207,11 +221,24 @@ def deploy_version(session: Session, reference: str, *, actor: str, force: bool 
         raise RefusedError(
             f"{model.label} has not passed the gate (verdict {verdict}); --force deploys it and leaves an audit record"
         )
-    slot = _slot_of(model, [state for state in session.store.endpoints() if state.name == model.name])
-    if slot is None:
-        state = session.store.assign_slot(model.name, None, model, actor=actor, forced=is_forced, reason=reason)
-        slot = _slot_of(model, [state])
-    assert slot is not None
+
+    def assign() -> dict[str, Any]:
+        slot = _slot_of(model, [state for state in session.store.endpoints() if state.name == model.name])
+        if slot is None:
+            state = session.store.assign_slot(model.name, None, model, actor=actor, forced=is_forced, reason=reason)
+            slot = _slot_of(model, [state])
+        return {"slot": slot, "is_primary": session.store.endpoint(model.name).primary == slot}
+
+    if is_rehearsed:
+        return Deployed(model=model, is_new=False, is_rehearsed=True, **session.store.rehearse(assign))
+    if key is None:
+        slot = assign()["slot"]
+    else:
+        request = {"command": "deploy", "model": model.label, "force": force, "actor": actor}
+        answer = session.store.idempotent(key, request, assign)
+        slot = answer.value["slot"]
+        if answer.is_repeated and session.store.endpoint(model.name).slot(slot).model != model:
+            return Deployed(model=model, is_new=False, **answer.value)
     session.progress.update(f"starting {model.label} in slot {slot}")
     config = replace(session.config, serving=replace(session.config.serving, endpoint=model.name))
     reconciled = reconcile(
@@ -223,7 +250,7 @@ def deploy_version(session: Session, reference: str, *, actor: str, force: bool 
     )
     is_primary = session.store.endpoint(model.name).primary == slot
     if is_primary and session.store.alias(model.name, CHAMPION) is None:
-        session.registry.set_alias(model.name, CHAMPION, model.version)
+        _make_champion(session, model)
     return Deployed(model=model, slot=slot, is_new=reconciled.is_changed, is_primary=is_primary)
 
 
@@ -245,5 +272,12 @@ def promote_canary(session: Session, endpoint: str, *, actor: str) -> EndpointSt
     model = state.slot(state.primary).model
     if model is not None:
         session.progress.update(f"{model.label} becomes the champion")
-        session.registry.set_alias(model.name, CHAMPION, model.version)
+        _make_champion(session, model)
     return state
+
+
+def _make_champion(session: Session, model: ModelVersion) -> None:
+    """In the store; MLflow follows by the outbox, so that one that is away, or was lost, holds up no deployment."""
+    with session.store.transaction():
+        session.store.set_alias(model.name, CHAMPION, model.version)
+        announce_alias(session.store, model.name, CHAMPION, model.version, at=time.time())

@@ -1,6 +1,8 @@
 """What an operator does to traffic, whole: is the slot ready, change the store, hint the edges, wait for them."""
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from runtime.config.schema import Config
 from runtime.core.errors import NotFoundError, RefusedError
@@ -19,6 +21,8 @@ class Moved:
     """False if the share was there already; nothing was written then."""
     acknowledged_s: float | None
     """Until every live edge applied it."""
+    is_rehearsed: bool = False
+    """Nothing was written; `endpoint` is as it would be."""
 
 
 def shift(
@@ -30,45 +34,100 @@ def shift(
     actor: str,
     reason: str = "",
     force: bool = False,
+    key: str | None = None,
+    is_rehearsed: bool = False,
 ) -> Moved:
     """Give the canary `share` basis points; more than it has only if its slot answers.
 
-    RefusedError while a rollout moves the traffic; `force` ends that.
+    RefusedError while a rollout moves the traffic; `force` ends that. A repeated `key` moves nothing again and waits
+    for the edges again. `is_rehearsed`: check everything, show what would be, write nothing.
     """
-    state = store.endpoint(endpoint)
-    if not force:
-        check_no_rollout(store.active_rollout(endpoint))
-    if share > state.share:
-        check_slot_ready(config, state, state.canary)
-    changed, is_new = traffic.shift(store, endpoint, share, actor=actor, reason=reason, force=force)
-    return _follow(config, store, changed, is_new=is_new)
+    if key is None or not store.is_answered(key):
+        state = store.endpoint(endpoint)
+        if not force:
+            check_no_rollout(store.active_rollout(endpoint))
+        if share > state.share:
+            check_slot_ready(config, state, state.canary)
+    request = {"command": "shift", "endpoint": endpoint, "share": share, "force": force, "actor": actor}
+    return _move(
+        config,
+        store,
+        endpoint,
+        request,
+        lambda: traffic.shift(store, endpoint, share, actor=actor, reason=reason, force=force),
+        key=key,
+        is_rehearsed=is_rehearsed,
+    )
 
 
 def rollback(
-    config: Config, store: RolloutStore, endpoint: str, share: int = 0, *, actor: str, reason: str = ""
+    config: Config,
+    store: RolloutStore,
+    endpoint: str,
+    share: int = 0,
+    *,
+    actor: str,
+    reason: str = "",
+    key: str | None = None,
+    is_rehearsed: bool = False,
 ) -> Moved:
-    """Take the canary back to `share` basis points, out of a rollout too. Asks no slot first: it must not wait."""
-    changed, is_new = traffic.rollback(store, endpoint, share, actor=actor, reason=reason)
-    return _follow(config, store, changed, is_new=is_new)
+    """Take the canary back to `share` basis points, out of a rollout too. Asks no slot first: it must not wait.
+
+    `key` and `is_rehearsed` as for `shift`.
+    """
+    request = {"command": "rollback", "endpoint": endpoint, "share": share, "actor": actor}
+    return _move(
+        config,
+        store,
+        endpoint,
+        request,
+        lambda: traffic.rollback(store, endpoint, share, actor=actor, reason=reason),
+        key=key,
+        is_rehearsed=is_rehearsed,
+    )
 
 
 def return_to(
-    config: Config, store: RolloutStore, endpoint: str, version: int, *, actor: str, reason: str = ""
+    config: Config,
+    store: RolloutStore,
+    endpoint: str,
+    version: int,
+    *,
+    actor: str,
+    reason: str = "",
+    key: str | None = None,
+    is_rehearsed: bool = False,
 ) -> Moved:
     """Go back to a model version that one of the endpoint's slots still holds: all traffic to it, at once.
 
-    NotFoundError says how to bring it back where no slot holds it.
+    NotFoundError says how to bring it back where no slot holds it. `key` and `is_rehearsed` as for `shift`.
     """
-    state = store.endpoint(endpoint)
+    if key is None or not store.is_answered(key):
+        state = store.endpoint(endpoint)
+        if _slot_with(state, version) != state.primary:
+            check_slot_ready(config, state, state.canary)
+
+    def move() -> tuple[EndpointState, bool]:
+        state = store.endpoint(endpoint)
+        if _slot_with(state, version) == state.primary:
+            return traffic.rollback(store, endpoint, actor=actor, reason=reason)
+        return traffic.shift(store, endpoint, FULL_SHARE, actor=actor, reason=reason, force=True)
+
+    request = {"command": "return", "endpoint": endpoint, "version": version, "actor": actor}
+    return _move(config, store, endpoint, request, move, key=key, is_rehearsed=is_rehearsed)
+
+
+def _slot_with(state: EndpointState, version: int) -> Slot:
+    """The slot that holds the model version, the primary if both do. NotFoundError if none does."""
+    for slot in (state.primary, state.canary):
+        model = state.slot(slot).model
+        if model is not None and model.version == version:
+            return slot
     primary, canary = (state.slot(slot).model for slot in (state.primary, state.canary))
-    if primary is not None and primary.version == version:
-        return rollback(config, store, endpoint, actor=actor, reason=reason)
-    if canary is not None and canary.version == version:
-        return shift(config, store, endpoint, FULL_SHARE, actor=actor, reason=reason, force=True)
     held = ", ".join(model.label for model in (primary, canary) if model is not None)
-    name = endpoint if primary is None else primary.name
+    name = state.name if primary is None else primary.name
     raise NotFoundError(
-        f"no slot of {endpoint!r} holds version {version}, they hold {held}; `teal deploy {name}:{version}` puts it "
+        f"no slot of {state.name!r} holds version {version}, they hold {held}; `teal deploy {name}:{version}` puts it "
         "into the idle one, then `teal shift 100`"
     )
 
@@ -86,7 +145,32 @@ def check_slot_ready(config: Config, state: EndpointState, slot: Slot) -> None:
         )
 
 
-def _follow(config: Config, store: RolloutStore, state: EndpointState, *, is_new: bool) -> Moved:
+def _move(
+    config: Config,
+    store: RolloutStore,
+    endpoint: str,
+    request: Mapping[str, Any],
+    action: Callable[[], tuple[EndpointState, bool]],
+    *,
+    key: str | None,
+    is_rehearsed: bool,
+) -> Moved:
+    if is_rehearsed:
+        state, is_new = store.rehearse(action)
+        return Moved(endpoint=state, is_new=is_new, acknowledged_s=None, is_rehearsed=True)
+    if key is None:
+        state, is_new = action()
+    else:
+
+        def act() -> dict[str, Any]:
+            moved, is_new = action()
+            return {"generation": moved.generation, "is_new": is_new}
+
+        answer = store.idempotent(key, request, act)
+        state, is_new = store.endpoint(endpoint), bool(answer.value["is_new"])
+        if answer.is_repeated:
+            # Whoever repeats it because the edges did not follow in time wants to know whether they do now.
+            return Moved(endpoint=state, is_new=False, acknowledged_s=traffic.wait_acknowledged(store, state))
     if not is_new:
         return Moved(endpoint=state, is_new=False, acknowledged_s=None)
     touch_hint(config.paths)

@@ -6,6 +6,7 @@ Knows the store alone: no cluster, no network. That a slot is ready for traffic 
 import getpass
 import os
 import time
+from collections.abc import Mapping
 
 from runtime.core.errors import UnreachableError, UsageError
 from runtime.store.control import ControlStore
@@ -15,6 +16,8 @@ from runtime.store.rollouts import RolloutStore, check_no_rollout
 ACK_POLL_S = 0.01
 EDGE_ALIVE_S = 10.0
 """An edge that has not written to the store for so long counts as gone."""
+SILENT_S = 2.5
+"""Edges write each second: one that has not for so long may be lost."""
 
 
 def parse_percent(text: str) -> int:
@@ -90,10 +93,36 @@ def wait_acknowledged(store: ControlStore, state: EndpointState, *, timeout_s: f
         if acknowledged and min(acknowledged.values()) >= state.generation:
             return time.monotonic() - started
         if time.monotonic() - started > timeout_s:
-            behind = sorted(edge for edge, generation in acknowledged.items() if generation < state.generation)
-            who = f"edge {', '.join(behind)} has not" if behind else "no live edge has"
             raise UnreachableError(
-                f"generation {state.generation} of {state.name!r} is stored, but {who} acknowledged it within "
-                f"{timeout_s:g} s; it is applied when the edge is back: see `teal status`"
+                f"generation {state.generation} of {state.name!r} is stored, but "
+                f"{_who_is_behind(state.generation, acknowledged, store.edge_signs(), time.time(), timeout_s)}; "
+                "see `teal status`"
             )
         time.sleep(ACK_POLL_S)
+
+
+def _who_is_behind(
+    generation: int, acknowledged: Mapping[str, int], signs: Mapping[str, float], now: float, timeout_s: float
+) -> str:
+    """Which edges follow, which do not, and until when those are waited for.
+
+    `signs`: edge to its last sign of life, seconds since 1970.
+    """
+    if not acknowledged:
+        return f"no live edge has acknowledged it within {timeout_s:g} s; the next one to start applies it"
+    behind = sorted(edge for edge, found in acknowledged.items() if found < generation)
+    follows = sorted(acknowledged.keys() - set(behind))
+    by = f"edge {', '.join(follows)} applies it" if follows else "none applies it yet"
+    parts = []
+    for edge in behind:
+        silent_s = max(0.0, now - signs.get(edge, now))
+        what = f"edge {edge} has not acknowledged it within {timeout_s:g} s"
+        if silent_s < SILENT_S:
+            what += " though it lives, and applies it as soon as it can"
+        else:
+            what += (
+                f": silent for {silent_s:.1f} s, it counts as gone in {max(0.0, EDGE_ALIVE_S - silent_s):.1f} s at the "
+                "latest, or once Ray calls its node dead, and is waited for no more; should it come back, it applies it"
+            )
+        parts.append(what)
+    return f"{'; '.join(parts)}; {by}"

@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, NamedTuple
 from urllib.parse import parse_qs
 
-from runtime.serving.codec import RequestFault
+from runtime.serving.codec import RequestFault, shown
 from runtime.serving.scoring import Call
 
 Scope = MutableMapping[str, Any]
@@ -56,7 +56,7 @@ class Request(NamedTuple):
 
     def call(self) -> Call:
         headers = self.headers
-        is_explained = bool(self.query) and is_true(parse_qs(self.query.decode("latin-1")).get("explain", [""])[-1])
+        is_explained = bool(self.query) and _is_explained(self.query)
         timeout = headers.get(b"x-timeout-ms")
         return Call(
             self.at_ns,
@@ -74,8 +74,12 @@ def integer(value: bytes | None) -> int:
     return int(value) if value is not None and value.isdigit() and len(value) < 20 else 0
 
 
-def is_true(text: str) -> bool:
-    return text.lower() in ("true", "1")
+def _is_explained(query: bytes) -> bool:
+    """RequestFault 400 unless `explain` says yes or no where it stands."""
+    values = parse_qs(query.decode("latin-1"), keep_blank_values=True).get("explain", ["false"])
+    if (value := values[-1].lower()) not in ("true", "1", "false", "0"):
+        raise RequestFault(400, "malformed", f"explain must be true or false but got {shown(values[-1])}", "explain")
+    return value in ("true", "1")
 
 
 def deadline_ns(at_ns: int, timeout_ms: bytes) -> int:

@@ -20,6 +20,13 @@ METRICS_INTERVAL_S = 1.0
 LOOK_BACK_S = 3.0
 """Over which what replicas report is averaged. Serve's own 30 s would answer a burst when it is over."""
 
+HEALTH_CHECK_PERIOD_S = 1.0
+"""By Serve's own 10 s one that hangs would be noticed that much later. A check is one empty call."""
+FAILED_CHECKS = 3
+"""In a row, after which Serve replaces a replica: all together as long as one may be too busy to say that it lives."""
+LEAST_CHECK_S = 2.0
+"""A replica is stopped for good by what a crowded machine may do to any process, so this is never shorter."""
+
 ONGOING = "ongoing"
 """The statistic that a replica reports: requests read and not yet answered, by HTTP and gRPC."""
 
@@ -79,8 +86,8 @@ def deployment_options(serving: ServingConfig, share: int) -> dict[str, Any]:
         "name": DEPLOYMENT,
         "max_ongoing_requests": serving.max_ongoing_requests,
         "max_queued_requests": serving.max_queued_requests,
-        # Three of these in a row, and Serve replaces a replica that hangs. The edge has long stopped asking it.
-        "health_check_timeout_s": serving.answer_timeout_s,
+        "health_check_period_s": HEALTH_CHECK_PERIOD_S,
+        "health_check_timeout_s": max(serving.answer_timeout_s / FAILED_CHECKS, LEAST_CHECK_S),
     }
     if least == serving.max_replicas:
         return options | {"num_replicas": least}

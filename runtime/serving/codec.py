@@ -1,6 +1,7 @@
 """JSON in, JSON out: requests checked down to the row, faults as one error shape. Knows nothing of HTTP servers."""
 
 import json
+import re
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -9,10 +10,11 @@ import numpy.typing as npt
 import orjson
 
 from runtime.core.errors import UsageError
-from runtime.core.ids import timestamp_ms
+from runtime.core.ids import UUID7_PATTERN
 from runtime.data.rows import RowError
 
 SHOWN_CHARACTERS = 80
+_UUID7 = re.compile(UUID7_PATTERN)
 FEW_SCORES = 16
 """Beyond, an answer is put together of bytes and not of objects."""
 
@@ -145,22 +147,15 @@ def _parse_label(index: int, entry: Any) -> Label:
         if name not in ("prediction_id", "row", "label"):
             raise RequestFault(422, "contract", f"{where} has an unknown member {shown(name)}", name)
     prediction_id, row, label = entry.get("prediction_id"), entry.get("row", 0), entry.get("label")
-    if type(prediction_id) is not str or not _is_uuid7(prediction_id):
+    if type(prediction_id) is not str or not _UUID7.fullmatch(prediction_id):
         message = f"{where}: prediction_id must be one that an answer gave, but got {shown(prediction_id)}"
         raise RequestFault(422, "contract", message, "prediction_id")
-    if type(row) is not int or not 0 <= row < 1 << 31:
+    # JSON knows one kind of number: 1.0 is the integer 1.
+    if type(row) not in (int, float) or not 0 <= row < 1 << 31 or row % 1:
         raise RequestFault(422, "contract", f"{where}: row must be an integer from 0 but got {shown(row)}", "row")
-    if type(label) is not int or label not in (0, 1):
+    if type(label) not in (int, float) or label not in (0, 1):
         raise RequestFault(422, "contract", f"{where}: label must be 0 or 1 but got {shown(label)}", "label")
-    return Label(prediction_id=prediction_id, row=row, label=label)
-
-
-def _is_uuid7(text: str) -> bool:
-    try:
-        timestamp_ms(text)
-    except ValueError:
-        return False
-    return len(text) == 36
+    return Label(prediction_id=prediction_id, row=int(row), label=int(label))
 
 
 def _kind(value: Any) -> str:

@@ -24,6 +24,9 @@ ROW_BYTES = 1024
 EARLY_SHARE = 0.25
 """A buffer this full is written at once."""
 APPEND_ATTEMPTS = 10
+OPEN_COMMITS = 100
+"""After which a table is opened anew, as many as lie between two checkpoints: what it holds of each of its own commits
+makes the next one slower, and is never given back."""
 PARTITION = "at_day"
 """A table that begins with this column is kept in one folder for each of its values."""
 ID_COLUMN = "prediction_id"
@@ -146,6 +149,7 @@ class Appender:
     def __init__(self, uri: str) -> None:
         self._uri = uri
         self._table: DeltaTable | None = None
+        self._num_commits = 0
 
     def append(self, rows: pa.Table) -> None:
         """One commit, with columns that are new to the table; makes the table if there is none.
@@ -175,6 +179,9 @@ class Appender:
                 if attempt == APPEND_ATTEMPTS - 1:
                     raise
             else:
+                self._num_commits += 1
+                if self._num_commits % OPEN_COMMITS == 0:
+                    self._table = None
                 return
 
 

@@ -20,6 +20,7 @@ from runtime.serving.edge_loop import EdgeLoop
 from runtime.serving.edge_nodes import LOOK_S, Keeper, edge_id_of, edge_on, files_on, serve_hosts_on
 from runtime.serving.edge_process import EdgeProcess
 from runtime.store.control import ControlStore
+from runtime.telemetry.logs import configure_logging
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +36,7 @@ class EdgeActor:
 
     def __init__(self, config: Config, node: Node | None = None) -> None:
         """`node`: where it runs, None for the head."""
+        configure_logging()
         self._config = config
         store = ControlStore.of(config.paths)
         address = config.cluster.address if node is None else node.address

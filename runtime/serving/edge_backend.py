@@ -1,77 +1,110 @@
 """A slot's backends at the edge: the servers that may answer for it, in order of preference. Text in, text out.
 
-Replicas come first, each asked directly on its own port. Behind them stands Ray's ingress, which holds a request while
-there is no replica: until the first one is up, while the only one is replaced, or for a slot that scaled to zero.
-gRPC goes to the replicas alone.
+Replicas come first, each asked directly on its own port. Where there is none (until the first one is up, while the only
+one is replaced, for a slot that scaled to zero) requests wait here in line, and the first replica takes them all. A few
+go on to Ray's ingress meanwhile, so that a slot which sleeps is woken. gRPC goes to the replicas alone.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 from runtime.config.cluster import ClusterConfig
 from runtime.serving.edge_counters import render_grpc_counting
 from runtime.serving.edge_keys import COUNT_FAILED_KEYS
-from runtime.serving.edge_replies import INTERNAL_ERRORS, grpc_internal_errors, grpc_reply, reply
-from runtime.serving.edge_servers import NO_ADDRESS, NUM_PLACES, PLACE
+from runtime.serving.edge_replies import INTERNAL_ERRORS, grpc_internal_errors, grpc_reply, render_late, reply
+from runtime.serving.edge_servers import FEW_PLACES, NO_ADDRESS, PLACE
 from runtime.serving.edge_shares import grpc_app
 from runtime.store.records import EdgeLimits
+
+RAY_INGRESS = "ray-ingress"
+"""Name of the backend that holds its checks. A slot's ends in `-blue` or `-green`."""
 
 MISSING_CALL = "/inference.GRPCInferenceService/IsAlive"
 """There is no such call, so a replica's event loop refuses it before anything is read or computed."""
 
+HOLD_S = 30
+"""How long a request waits in line: for a place at a busy replica, or for a replica."""
+NUM_HELD = 2048
+"""Requests of one slot that wait for a replica; more are answered 429. Half of the connections that the edge takes."""
+CATCH_UP_S = 10
+"""For which the line may still be so long once there is a replica again."""
+INGRESS_REQUESTS = 4
+"""That Ray's ingress holds at a time: it is slow to hand them to a new replica, and nobody can take them back."""
+CONNECT_MS = 250
+"""HAProxy also waits so long after a connection that failed, before it tries another replica."""
+
 GRPC_HEADERS = "hdr host teal hdr content-type application/grpc hdr te trailers"
 
 
-def render_backend(app: str, cluster: ClusterConfig, hosts: Sequence[str], *, limits: EdgeLimits, secret: str) -> str:
-    """The backend that gets the traffic, and one for the health checks of Ray's ingress, whose servers it tracks.
+def render_backend(
+    app: str,
+    cluster: ClusterConfig,
+    hosts: Sequence[str],
+    *,
+    limits: EdgeLimits,
+    secret: str,
+    num_places: Mapping[str, int] = MappingProxyType({}),
+) -> str:
+    """The backends that get the traffic, by HTTP and by gRPC.
 
-    Each replica is given `max_ongoing_requests` at a time; `max_waiting_requests` of the slot wait here, and beyond it
-    the answer is 429 at once.
+    `num_places`: of a backend, where they are not FEW_PLACES. Each replica is given `max_ongoing_requests` at a time;
+    `max_waiting_requests` of the slot wait here, and beyond it the answer is 429 at once. While there is no replica
+    NUM_HELD may wait.
     """
-    port, fallback = cluster.ports.serve, cluster.ports.serve_fallback
-    ingresses = [(f"ray{index}", f"{host}:{port}") for index, host in enumerate(hosts)]
-    ingresses.append(("fallback", f"{hosts[0]}:{fallback}"))
-    tracking = [f"    server {name} {address} track {app}.ray/{name} backup" for name, address in ingresses]
-    is_full, is_grpc_full = (
-        f"if {{ queue({name}) gt {limits.max_waiting_requests} }}" for name in (app, grpc_app(app))
+    tracking = [
+        f"    server {name} {address} track {RAY_INGRESS}/{name} maxconn {INGRESS_REQUESTS} backup"
+        for name, address in _ingresses(cluster, hosts)
+    ]
+    places = num_places.get(app, FEW_PLACES)
+    has_replica = "\n".join(f"    acl has_replica srv_is_up({app}/{PLACE}{number})" for number in range(1, places + 1))
+    is_full, is_crowded, is_grpc_full = (
+        f"if {{ queue({name}) gt {number} }}"
+        for name, number in (
+            (app, limits.max_waiting_requests),
+            (app, NUM_HELD),
+            (grpc_app(app), limits.max_waiting_requests),
+        )
     )
-    overloaded = reply(429, *INTERNAL_ERRORS[429], is_full, headers=" hdr retry-after 1")
+    held_at = f"proc.held.{app.replace('-', '.')}"
+    overloaded = reply(429, *INTERNAL_ERRORS[429], f"{is_full} has_replica !catches_up", headers=" hdr retry-after 1")
+    crowded = reply(429, *INTERNAL_ERRORS[429], is_crowded, headers=" hdr retry-after 1")
     grpc_overloaded = grpc_reply(429, *INTERNAL_ERRORS[429], is_grpc_full)
-    # Unchecked: where every check fails, trying is better than refusing.
-    tracking += [f"    server last{index} {host}:{port} backup" for index, host in enumerate(hosts)]
-    check = "check inter 2s fastinter 500ms downinter 500ms fall 3 rise 2"
-    checked = [f"    server {name} {address} {check}" for name, address in ingresses]
+    # Unchecked: where every check fails, trying is better than refusing. No balancing ever takes it.
+    tracking.append(f"    server last {hosts[0]}:{cluster.ports.serve} weight 0 backup")
     # One error takes a replica out, so that the retry goes elsewhere; a check brings it back within the second.
     observed = "observe layer4 error-limit 1 on-error mark-down"
     place = f"maxconn {limits.max_ongoing_requests} check inter 1s fall 1 rise 1 {observed}"
+    # One event loop answers both ways, so this way is asked less often while it is well: its checks cost the most.
+    grpc_place = place.replace("inter 1s", "inter 3s fastinter 1s downinter 1s")
+    grpc_places = num_places.get(grpc_app(app), FEW_PLACES)
     answer_ms = round(limits.answer_timeout_s * 1000)
     # A check is answered by the event loop that answers requests. A model at work for seconds keeps it from that, so a
     # check waits as long as a request does.
     alive = f"""    option httpchk
     timeout check {answer_ms}ms"""
-    waits = f"""    timeout server {answer_ms}ms
-    http-request set-timeout server req.fhdr(x-timeout-ms) if {{ req.fhdr(x-timeout-ms) -m int 1:{answer_ms} }}
+    has_deadline = f"{{ req.fhdr(x-timeout-ms) -m int 1:{answer_ms} }}"
+    waits = f"""    timeout connect {CONNECT_MS}ms
+    timeout server {answer_ms}ms
+    http-request set-timeout server req.fhdr(x-timeout-ms) if {has_deadline}
     retry-on conn-failure empty-response response-timeout"""
-    # Both steps: a fresh HAProxy of Ray answers 404 before it has routes, and its health is 200 without any backend.
     return f"""backend {app}
     balance leastconn
-{COUNT_FAILED_KEYS}
+    option allbackups
+    timeout queue {HOLD_S}s
 {waits}
+{render_late(has_deadline)}
+{COUNT_FAILED_KEYS}
 {alive}
     http-check send meth GET uri /v2/health/live hdr x-teal-edge {secret} hdr x-teal-arrived %[hostname]/%[date(0,ms)]
     http-check expect status 200
+{has_replica}
+    acl catches_up date,sub({held_at}) -m int lt {CATCH_UP_S}
+    http-request set-var({held_at}) date if !has_replica {{ queue({app}) gt 0 }}
     http-request {overloaded}
-    server-template {PLACE} 1-{NUM_PLACES} {NO_ADDRESS} disabled {place}
+    http-request {crowded}
+    use-server last if {{ nbsrv({app}) eq 0 }}
+    server-template {PLACE} 1-{places} {NO_ADDRESS} disabled {place}
 {chr(10).join(tracking)}
-
-backend {app}.ray
-    option httpchk
-    http-check connect
-    http-check send meth GET uri /-/healthz
-    http-check expect status 200
-    http-check connect
-    http-check send meth GET uri /-/routes
-    http-check expect string '"/{app}"'
-{chr(10).join(checked)}
 
 backend {grpc_app(app)}
     balance leastconn
@@ -80,7 +113,34 @@ backend {grpc_app(app)}
     http-check send meth POST uri {MISSING_CALL} ver HTTP/2 {GRPC_HEADERS}
     http-check expect status 200
 {grpc_internal_errors()}
+{render_late(has_deadline)}
 {render_grpc_counting()}
     http-request {grpc_overloaded}
-    server-template {PLACE} 1-{NUM_PLACES} {NO_ADDRESS} disabled proto h2 check-proto h2 {place}
+    server-template {PLACE} 1-{grpc_places} {NO_ADDRESS} disabled proto h2 check-proto h2 {grpc_place}
 """
+
+
+def render_ingress(cluster: ClusterConfig, hosts: Sequence[str]) -> str:
+    """The health checks of Ray's ingress, which the servers of every slot's backend track: as many as there are hosts.
+
+    It gets all its routes at once, so one route tells that it knows the others too.
+    """
+    check = "check inter 2s fastinter 500ms downinter 500ms fall 3 rise 2"
+    checked = [f"    server {name} {address} {check}" for name, address in _ingresses(cluster, hosts)]
+    # Both steps: a fresh HAProxy of Ray answers 404 before it has routes, and its health is 200 without any backend.
+    return f"""backend {RAY_INGRESS}
+    option httpchk
+    http-check connect
+    http-check send meth GET uri /-/healthz
+    http-check expect status 200
+    http-check connect
+    http-check send meth GET uri /-/routes
+    http-check expect string '"/'
+{chr(10).join(checked)}
+"""
+
+
+def _ingresses(cluster: ClusterConfig, hosts: Sequence[str]) -> list[tuple[str, str]]:
+    """Name and address of Ray's HAProxy on each host, and of its fallback, which only the first one has."""
+    found = [(f"ray{index}", f"{host}:{cluster.ports.serve}") for index, host in enumerate(hosts)]
+    return [*found, ("fallback", f"{hosts[0]}:{cluster.ports.serve_fallback}")]

@@ -2,7 +2,7 @@
 
 The split's numbers are not in it: they stand in a map, one string an endpoint, so that a single `set map` changes
 share and generation together. Nor are the replicas' addresses, which are told at run
-time. What is here changes only when an endpoint or a slot comes or goes.
+time. What is here changes only when an endpoint or a slot comes or goes, or has more replicas than places.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,7 +11,7 @@ from types import MappingProxyType
 from runtime.config.cluster import ClusterConfig
 from runtime.config.serving import EdgeConfig, ServingConfig
 from runtime.core.errors import ConfigError
-from runtime.serving.edge_backend import render_backend
+from runtime.serving.edge_backend import render_backend, render_ingress
 from runtime.serving.edge_files import EdgeFiles
 from runtime.serving.edge_frontend import render_frontend
 from runtime.serving.edge_grpc import render_grpc_frontend
@@ -35,10 +35,11 @@ def render_config(
     edge: EdgeConfig,
     certificate: str | None = None,
     serve_hosts: Sequence[str] = (),
+    num_places: Mapping[str, int] = MappingProxyType({}),
 ) -> str:
     """HAProxy's whole configuration. `limits`: by endpoint; `serving` has those of endpoints that are not in it.
 
-    `serve_hosts`: the nodes that run Ray's HAProxy, by default the cluster's host.
+    `serve_hosts`: the nodes that run Ray's HAProxy, by default the cluster's host. `num_places`: see `count_places`.
     """
     for text in (str(files.shares), secret, cluster.host, edge.host or "", edge.access_log or "", certificate or ""):
         if any(character in text for character in " \t\n'\"\\%#"):
@@ -57,6 +58,8 @@ def render_config(
         ),
         render_grpc_frontend(endpoints, cluster, files=files, secret=secret, edge=edge, certificate=certificate),
     ]
+    if endpoints:
+        parts.append(render_ingress(cluster, hosts))
     parts += [
         render_backend(
             app_name(endpoint.name, slot),
@@ -64,6 +67,7 @@ def render_config(
             hosts,
             limits=limits.get(endpoint.name) or limits_of(endpoint.name, serving),
             secret=secret,
+            num_places=num_places,
         )
         for endpoint in endpoints
         for slot in filled_slots(endpoint)
@@ -78,6 +82,8 @@ global
     maxconn 4096
     tune.bufsize 131072
     hard-stop-after {HARD_STOP_S}s
+    # Otherwise all replicas that were told at once are checked at once each second, and requests wait meanwhile.
+    spread-checks 20
 """
 
 

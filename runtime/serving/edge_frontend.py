@@ -27,6 +27,8 @@ from runtime.serving.edge_shares import app_name, filled_slots, grpc_app
 from runtime.store.records import FULL_SHARE, EndpointState
 
 LOCAL_BACKEND = "edge-local"
+REPLAYED_BYTES = 100_000
+"""Of a body that fits the edge's buffer beside a head as long as is usual."""
 NAME = "[A-Za-z0-9_-]+"
 ENDPOINT_PATHS = f"^/(v1/models/{NAME}(:predict|:feedback)?|v2/models/{NAME}(/versions/[0-9]+)?(/ready|/infer)?)$"
 OPENAPI_PATH = "/v1/openapi.json"
@@ -70,6 +72,13 @@ def render_frontend(
     )
     needs_post = reply(405, "method_not_allowed", "use POST", "if is_call !{ method POST }", headers=" hdr allow POST")
     needs_get = reply(405, "method_not_allowed", "use GET", "if !is_call !{ method GET }", headers=" hdr allow GET")
+    only_read = reply(
+        405,
+        "method_not_allowed",
+        "use GET",
+        "if is_health !METH_GET || is_catalog !METH_GET || is_open_here !METH_GET",
+        headers=" hdr allow GET,HEAD",
+    )
     no_metrics = reply(
         403,
         "forbidden",
@@ -102,15 +111,19 @@ def render_frontend(
 {render_error_form()}
 {render_access_log(edge)}{render_identity()}
 {render_arrival("{ req.fhdr(x-timeout-ms) -m found }")}
+    # An answer before the end of the body resets the stream, over which some HTTP/2 clients lose the answer.
+    http-request wait-for-body time {_milliseconds(edge.body_timeout_s)} if {{ fc_http_major 2 }} METH_POST {{ req.hdr(content-length) -m int le {REPLAYED_BYTES} }}
 {render_size_limits(edge, reply)}
     acl is_from_here src 127.0.0.0/8 ::1
     acl is_health path_beg /v2/health/
     acl is_open_here path /-/metrics
+    acl is_catalog path {" ".join(CATALOG_PATHS)}
+    # Which is GET and HEAD: some who look after an edge's health want no body.
+    http-request {only_read}
     http-request allow if is_health
     http-request allow if is_open_here is_from_here
 {render_access(files, reply)}
     http-request {no_metrics}
-    acl is_catalog path {" ".join(CATALOG_PATHS)}
     http-request allow if is_catalog || is_open_here
     acl is_openapi path {OPENAPI_PATH}
     http-request {no_path}
@@ -142,7 +155,7 @@ def render_frontend(
 {render_answer_headers()}
 
 {_render_local(endpoints, files)}
-{render_limits_table()}"""
+{render_limits_table()}"""  # noqa: E501
 
 
 def _render_local(endpoints: Sequence[EndpointState], files: EdgeFiles) -> str:

@@ -28,6 +28,7 @@ from runtime.store.records import EndpointState
 
 SERVICE = "/inference.GRPCInferenceService/"
 SERVER_CALLS = tuple(SERVICE + name for name in ("ServerLive", "ServerReady", "ServerMetadata"))
+MODEL_CALLS = tuple(SERVICE + name for name in ("ModelReady", "ModelMetadata", "ModelInfer"))
 
 
 def render_grpc_frontend(
@@ -43,6 +44,13 @@ def render_grpc_frontend(
         415, "unsupported", "this port speaks gRPC only", "if !{ req.fhdr(content-type) -m beg application/grpc }"
     )
     no_path = grpc_reply(404, "not_found", f"the only service is {SERVICE.strip('/')}", f"if !{{ path_beg {SERVICE} }}")
+    not_there = grpc_reply(
+        501,
+        "unimplemented",
+        "the calls of the Open Inference Protocol are ModelInfer, ModelMetadata, ModelReady, ServerLive, ServerReady "
+        "and ServerMetadata",
+        f"if !{{ path {' '.join((*SERVER_CALLS, *MODEL_CALLS))} }}",
+    )
     unnamed = grpc_reply(
         400,
         "bad_request",
@@ -75,6 +83,7 @@ def render_grpc_frontend(
     http-request {no_grpc}
 {render_access(files, grpc_reply)}
     http-request {no_path}
+    http-request {not_there}
     http-request set-var(txn.endpoint) req.fhdr(x-endpoint)
     http-request set-var(txn.endpoint) str({first}) if {{ path {" ".join(SERVER_CALLS)} }}
     http-request wait-for-body time {round(edge.body_timeout_s * 1000)}ms if !{{ var(txn.endpoint) -m found }}

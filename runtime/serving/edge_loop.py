@@ -21,9 +21,9 @@ from runtime.serving.edge_counters import EdgeLife, read_lives
 from runtime.serving.edge_files import EdgeFiles
 from runtime.serving.edge_limits import complete_limits, limits_value
 from runtime.serving.edge_nodes import edge_id_of
+from runtime.serving.edge_placement import Placement
 from runtime.serving.edge_policy import EdgePolicy, parse_map
 from runtime.serving.edge_process import EdgeProcess, Maps
-from runtime.serving.edge_servers import Places, assign_places, place_commands, wanted_addresses
 from runtime.serving.edge_shares import share_value
 from runtime.serving.edge_tls import Certificates
 from runtime.serving.registration import STALE_S
@@ -41,10 +41,6 @@ STOP_TIMEOUT_S = 20.0
 @dataclass(kw_only=True, slots=True)
 class _Observed:
     applied: dict[str, EndpointState] = field(default_factory=dict)
-    places: dict[str, Places] = field(default_factory=dict)
-    """Application to the replicas that HAProxy was told."""
-    is_unknown: bool = False
-    """Whether HAProxy may have been told other things: by a loop before this one."""
     replicas: list[Replica] = field(default_factory=list)
     grants: tuple[Grant, ...] = ()
     limits: tuple[EdgeLimits, ...] = ()
@@ -107,6 +103,7 @@ class EdgeLoop:
         self._host = self._edge.host or cluster.host
         self._process = EdgeProcess(files, address=(self._host, cluster.ports.edge), grpc_port=cluster.ports.edge_grpc)
         self._observed = _Observed()
+        self._placement = Placement()
         self._hint_mtime = self._read_hint()
         self._wake = threading.Event()
         self._stopping = threading.Event()
@@ -153,10 +150,7 @@ class EdgeLoop:
             "address": f"{self._host}:{self._cluster.ports.edge}",
             "pid": observed.pid,
             "generations": {name: endpoint.generation for name, endpoint in observed.applied.items()},
-            "replicas": {
-                app: [f"{host}:{port}" for host, port in places.values()]
-                for app, places in sorted(observed.places.items())
-            },
+            "replicas": self._placement.told(),
             "green_shares": {name: endpoint.green_share for name, endpoint in observed.applied.items()},
             "staleness_s": None if observed.read_at is None else round(time.time() - observed.read_at, 3),
             "store_error": observed.store_error,
@@ -213,7 +207,9 @@ class EdgeLoop:
             self._note_failure(error)
             return
         observed = self._observed
-        is_changed = (access, certificate, observed.limits) != (
+        # With the store away those last known stay.
+        self._placement.want(wanted.values(), observed.replicas, alive_since=(observed.read_at or 0.0) - STALE_S)
+        is_changed = self._placement.is_short or (access, certificate, observed.limits) != (
             observed.access,
             observed.certificate,
             observed.applied_limits,
@@ -262,15 +258,15 @@ class EdgeLoop:
             if is_running:
                 is_new_worker = self._process.apply(config, maps)
             else:
-                self._observed.is_unknown = self._process.find() is not None
+                if self._process.find() is not None:
+                    self._placement.distrust()
                 self._observed.pid = self._process.start(config, maps)
                 self._observed.num_starts += 1
                 is_new_worker = True
-            if is_new_worker:
-                self._observed.places.clear()
         except (TealError, OSError) as error:
             self._note_failure(error)
             return
+        self._placement.declare(is_new_worker=is_new_worker)
         self._observed.process_error = None
         self._observed.applied = wanted
         # What the last edge left behind holds only until the store answers, whatever that says.
@@ -286,23 +282,12 @@ class EdgeLoop:
         self._observed.process_error = message
 
     def _place_replicas(self) -> None:
-        """Tell HAProxy which replicas there are; with the store away those last known stay."""
-        observed = self._observed
-        read_at = observed.read_at or 0.0
-        wanted = wanted_addresses(observed.applied.values(), observed.replicas, alive_since=read_at - STALE_S)
         try:
-            for app, addresses in wanted.items():
-                before = observed.places.get(app, {})
-                after = assign_places(before, addresses)
-                if commands := place_commands(app, None if observed.is_unknown else before, after):
-                    self._process.tell(commands)
-                observed.places[app] = after
+            self._placement.tell(self._process)
         except (TealError, OSError) as error:
-            observed.is_unknown = True
-            observed.place_error = str(error)
+            self._observed.place_error = str(error)
             return
-        observed.is_unknown = False
-        observed.place_error = None
+        self._observed.place_error = None
 
     def _render(
         self, wanted: dict[str, EndpointState], access: dict[str, str], certificate: str | None
@@ -327,6 +312,7 @@ class EdgeLoop:
             edge=self._edge,
             certificate=certificate,
             serve_hosts=self._serve_hosts,
+            num_places=self._placement.num_places,
         )
         shares = {endpoint.name: share_value(endpoint) for endpoint in endpoints}
         held_to = {name: limits_value(of_one) for name, of_one in limits.items()}

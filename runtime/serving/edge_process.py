@@ -24,6 +24,8 @@ Maps = Mapping[Path, Mapping[str, str]]
 START_TIMEOUT_S = 10.0
 COMMAND_TIMEOUT_S = 5.0
 STOP_TIMEOUT_S = 5.0
+TOLD_AT_ONCE = 200
+"""Commands in one line, which must fit HAProxy's buffer: each by itself takes longer than what it does."""
 ACCEPTED = ("no need to change", "IP changed", "port changed", "both addr and port changed")
 """How HAProxy's answers to commands begin that it carried out."""
 
@@ -161,10 +163,14 @@ class EdgeProcess:
         """Give commands to every worker. TealError with the current worker's own words if it refuses one."""
         workers, old_workers = self.workers()
         for pid in (*workers, *old_workers):
-            for command in commands:
-                answer = self.command(f"@!{pid} {command}").strip()
-                if pid in workers and answer and not answer.startswith(ACCEPTED):
-                    raise TealError(f"the edge refused {command!r}: {answer}")
+            for start in range(0, len(commands), TOLD_AT_ONCE):
+                part = commands[start : start + TOLD_AT_ONCE]
+                answers = split_answers(self.command(";".join(f"@!{pid} {command}" for command in part)))
+                for command, answer in zip(part, answers, strict=False):
+                    if pid in workers and answer and not answer.startswith(ACCEPTED):
+                        raise TealError(f"the edge refused {command!r}: {answer}")
+                if pid in workers and len(answers) < len(part):
+                    raise TealError(f"the edge did not answer {part[len(answers)]!r}")
 
     def workers(self) -> tuple[list[int], list[int]]:
         """Pids of the current workers, and of those that a reload replaced and that still serve connections."""
@@ -255,6 +261,15 @@ class EdgeProcess:
             return self.files.log.read_text(errors="replace")[-2000:].strip()
         except OSError:
             return "it wrote nothing"
+
+
+def split_answers(text: str) -> list[str]:
+    """What HAProxy said to each of several commands: no or one line each, and an empty line behind it."""
+    answers = []
+    while text:
+        answer, _, text = ("", "", text[1:]) if text.startswith("\n") else text.partition("\n\n")
+        answers.append(answer.strip())
+    return answers
 
 
 def _parent(pid: int) -> int | None:

@@ -8,6 +8,9 @@ import json
 
 CONTENT_TYPE = "application/json"
 
+LATE, GRPC_LATE = "txn.late", "txn.grpc_late"
+"""Set where the caller's own deadline bounds the wait for a replica: code and gRPC status of what then is no 504."""
+
 INTERNAL_ERRORS = {
     400: ("bad_request", "the request is not valid HTTP"),
     403: ("forbidden", "not allowed"),
@@ -18,10 +21,10 @@ INTERNAL_ERRORS = {
     500: ("internal", "the edge failed"),
     502: ("unavailable", "no replica gave a valid answer; repeat the request"),
     503: ("unavailable", "no replica can be reached; repeat the request"),
-    504: ("unavailable", "no replica answered in time; repeat the request"),
+    504: (f"%[var({LATE},unavailable)]", "no replica answered in time; repeat the request"),
 }
 
-GRPC_STATUS = {400: 3, 401: 16, 403: 7, 404: 5, 408: 4, 413: 8, 414: 3, 429: 8, 431: 3, 500: 13}
+GRPC_STATUS = {400: 3, 401: 16, 403: 7, 404: 5, 408: 4, 413: 8, 414: 3, 429: 8, 431: 3, 500: 13, 501: 12}
 """HTTP status to gRPC's; what is missing here is 14, unavailable."""
 GRPC_UNAVAILABLE = 14
 
@@ -70,10 +73,21 @@ def internal_errors() -> str:
     )
 
 
+def render_late(deadline: str) -> str:
+    """Rules of a backend by which a wait that the caller limited ends as a 408, the caller's. Takes an ACL's condition.
+
+    A 504 counts against the model, and whoever gives it a millisecond must not end its rollout.
+    """
+    return f"""    http-request set-var({LATE}) str(deadline) if {deadline}
+    http-request set-var({GRPC_LATE}) int({GRPC_STATUS[408]}) if {deadline}
+    http-after-response set-status 408 if {{ status 504 }} {{ var({LATE}) -m found }}"""
+
+
 def grpc_internal_errors() -> str:
     """The same for gRPC. A proxy's own win over its defaults', so every gRPC frontend and backend needs them."""
+    statuses = {status: str(GRPC_STATUS.get(status, GRPC_UNAVAILABLE)) for status in INTERNAL_ERRORS}
+    statuses[504] = f"%[var({GRPC_LATE},{GRPC_UNAVAILABLE})]"
     return "\n".join(
-        f"    http-error status {status} hdr grpc-status {GRPC_STATUS.get(status, GRPC_UNAVAILABLE)} "
-        f"hdr grpc-message '{code}: {message}'"
+        f"    http-error status {status} hdr grpc-status {statuses[status]} hdr grpc-message '{code}: {message}'"
         for status, (code, message) in INTERNAL_ERRORS.items()
     )

@@ -1,6 +1,7 @@
 """Which replicas stand behind each slot at the edge, and the commands that tell a running HAProxy. Pure.
 
-HAProxy's configuration declares places without an address, so that replicas come and go without a reload.
+HAProxy's configuration declares places without an address, so that replicas come and go without a reload. For each it
+sets a file descriptor and some memory aside, so a slot has few until it needs more.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -8,7 +9,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from runtime.serving.edge_shares import app_name, grpc_app
 from runtime.store.records import SLOTS, EndpointState, Replica
 
-NUM_PLACES = 32
+FEW_PLACES = 4
+"""Of a slot; twice as many where it has more replicas, and so on."""
+MOST_PLACES = 32
 """Replicas of one slot that an edge sends to; those beyond get nothing from it."""
 PLACE = "replica"
 """Name of a place, followed by its number from 1."""
@@ -44,7 +47,18 @@ def wanted_addresses(
     return {app: sorted(addresses) for app, addresses in wanted.items()}
 
 
-def assign_places(before: Places, wanted: Sequence[Address], *, num_places: int = NUM_PLACES) -> dict[int, Address]:
+def count_places(wanted: Mapping[str, Sequence[Address]], declared: Mapping[str, int]) -> dict[str, int]:
+    """Backend to how many places it is declared with. Never fewer than it is: each change is a reload."""
+    return {app: _places_for(len(addresses), declared.get(app, FEW_PLACES)) for app, addresses in wanted.items()}
+
+
+def _places_for(num_replicas: int, num_places: int) -> int:
+    while num_places < min(num_replicas, MOST_PLACES):
+        num_places *= 2
+    return num_places
+
+
+def assign_places(before: Places, wanted: Sequence[Address], *, num_places: int) -> dict[int, Address]:
     """Who stays keeps the place; who comes gets the lowest free one. Those beyond `num_places` get none."""
     wanted_set = set(wanted)
     after = {number: address for number, address in before.items() if address in wanted_set}
@@ -54,7 +68,7 @@ def assign_places(before: Places, wanted: Sequence[Address], *, num_places: int 
     return after
 
 
-def place_commands(app: str, before: Places | None, after: Places, *, num_places: int = NUM_PLACES) -> list[str]:
+def place_commands(app: str, before: Places | None, after: Places, *, num_places: int) -> list[str]:
     """What HAProxy is told to get from one state to the other; `before` None: its state is unknown."""
     commands = []
     for number in range(1, num_places + 1):

@@ -32,6 +32,7 @@ NUMPY_TYPES: Mapping[str, np.dtype[Any]] = {
     "FP32": np.dtype("<f4"),
     "FP64": np.dtype("<f8"),
 }
+DATATYPES = ("BYTES", *NUMPY_TYPES)
 _JSON_KINDS: Mapping[str, frozenset[type]] = {
     "BOOL": frozenset({bool, type(None)}),
     "BYTES": frozenset({str, type(None)}),
@@ -68,9 +69,8 @@ class Outputs(NamedTuple):
 
 def check_tensor(name: str, datatype: str, shape: Sequence[int]) -> int:
     """Number of rows of an [n] or [n, 1] tensor. RequestFault 400 for another shape or an unknown datatype."""
-    if datatype != "BYTES" and datatype not in NUMPY_TYPES:
-        known = ["BYTES", *NUMPY_TYPES]
-        raise _malformed(f"input {name!r} has datatype {shown(datatype)}; taken are {known}", name)
+    if datatype not in DATATYPES:
+        raise _malformed(f"input {name!r} has datatype {shown(datatype)}; taken are {list(DATATYPES)}", name)
     if len(shape) not in (1, 2) or shape[1:] not in ((), (1,)) or shape[0] < 0:
         raise _malformed(f"input {name!r} must be of shape [n] or [n, 1] but is {list(shape)[:8]}", name)
     return int(shape[0])
@@ -147,7 +147,7 @@ def _encode_columns(tensors: Sequence[Tensor], scorer: Scorer) -> Question | Non
 
 def describe_model(scorer: Scorer) -> dict[str, Any]:
     columns = scorer.bundle.columns
-    inputs = [{"name": name, "datatype": _datatype(columns[name]), "shape": [-1]} for name in feature_names(columns)]
+    inputs = [{"name": name, "datatype": datatype_of(columns[name]), "shape": [-1]} for name in feature_names(columns)]
     return {
         "name": scorer.identity.endpoint,
         "versions": [str(scorer.identity.model_version)],
@@ -178,7 +178,7 @@ def encode_oip_fault(fault: RequestFault) -> bytes:
     return orjson.dumps({"error": printable(fault.message), "code": fault.code, "field": printable(fault.field)})
 
 
-def _datatype(column: ColumnConfig) -> str:
+def datatype_of(column: ColumnConfig) -> str:
     if column.type == "category":
         return "BYTES"
     # An integer tensor has no way to say that a value is missing.

@@ -3,13 +3,13 @@
 An RPC that is not here (Triton has more) answers UNIMPLEMENTED, which is what gRPC does with unknown names.
 """
 
-import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from importlib.metadata import version
 from typing import Any
 
 import grpc
+from google.protobuf.message import DecodeError
 
 from runtime.serving.arrival import ArrivalClock
 from runtime.serving.asgi import deadline_ns, integer
@@ -27,8 +27,6 @@ from runtime.serving.oip import (
 from runtime.serving.oip_proto import inference_pb2 as messages
 from runtime.serving.scoring import Call
 from runtime.serving.service import SlotService
-
-logger = logging.getLogger(__name__)
 
 SERVICE = "inference.GRPCInferenceService"
 EXTENSIONS = ["binary_tensor_data"]
@@ -63,6 +61,18 @@ def server_options(service: SlotService) -> list[tuple[str, Any]]:
     return [("grpc.max_receive_message_length", service.limits.max_body_bytes)]
 
 
+def _reader(kind: Any) -> Callable[[bytes], Any]:
+    """Reads a message of that kind; what is none becomes the error, for which gRPC itself would blame the server."""
+
+    def read(content: bytes) -> Any:
+        try:
+            return kind.FromString(content)
+        except DecodeError as error:
+            return error
+
+    return read
+
+
 def build_grpc_servicer(service: SlotService) -> grpc.GenericRpcHandler:
     """For `server.add_generic_rpc_handlers`, on the event loop that the service's HTTP runs on."""
     servicer = OipGrpc(service)
@@ -77,7 +87,7 @@ def build_grpc_servicer(service: SlotService) -> grpc.GenericRpcHandler:
     handlers = {
         name: grpc.unary_unary_rpc_method_handler(
             servicer.guard(handle),
-            request_deserializer=request.FromString,
+            request_deserializer=_reader(request),
             response_serializer=lambda answer: answer.SerializeToString(),
         )
         for name, (handle, request) in calls.items()
@@ -106,8 +116,12 @@ class OipGrpc:
             try:
                 if not self._service.is_from_edge(metadata.get("x-teal-edge", "").encode()):
                     raise RequestFault(403, "forbidden", "requests must come through the edge")
+                if isinstance(request, DecodeError):
+                    raise RequestFault(400, "malformed", f"the message cannot be read: {request}")
                 return await handle(request, context)
             except RequestFault as fault:
+                if fault.status >= 500:
+                    self._log_failure(metadata, fault.code, fault.__cause__)
                 extra = [("x-error-code", fault.code)]
                 if fault.field is not None and fault.field.isascii() and fault.field.isprintable():
                     extra.append(("x-error-field", fault.field))
@@ -117,13 +131,19 @@ class OipGrpc:
                 await context.abort(CODES.get(fault.status, grpc.StatusCode.INTERNAL), fault.message[:2000])
             except grpc.aio.AbortError:
                 raise
-            except Exception:
-                logger.exception("a gRPC request failed, request id %s", metadata.get("x-request-id", ""))
+            except Exception as error:  # noqa: BLE001 - whatever it is, the caller gets an answer and the log the trace
+                self._log_failure(metadata, "internal", error)
                 await context.abort(grpc.StatusCode.INTERNAL, "the replica failed; its log says why")
             finally:
                 self._service.grpc_load.end((time.time_ns() - at_ns + waited_ns) / 1e9)
 
         return guarded
+
+    def _log_failure(self, metadata: dict[str, str], code: str, cause: BaseException | None) -> None:
+        path = f"/{SERVICE}"
+        self._service.log_failure(
+            code, path, metadata.get("x-request-id", ""), metadata.get("traceparent", ""), cause=cause
+        )
 
     async def server_live(self, _request: Any, _context: Any) -> Any:
         return messages.ServerLiveResponse(live=True)

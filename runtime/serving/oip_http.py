@@ -173,7 +173,9 @@ def _parse_outputs(document: dict[str, Any], *, is_explained: bool, is_binary: b
         outputs = []
     if type(outputs) is not list or any(type(o) is not dict or type(o.get("name")) is not str for o in outputs):
         raise RequestFault(400, "malformed", "'outputs' must be a list of objects that have a name", "outputs")
-    asked = {o["name"]: _parameters(o, f"output {o['name']!r}").get("binary_data", is_binary) is True for o in outputs}
+    asked = {
+        o["name"]: _flag(_parameters(o, f"output {o['name']!r}"), "binary_data", default=is_binary) for o in outputs
+    }
     names = check_outputs(list(asked), is_explained=is_explained)
     return [(name, asked.get(name, is_binary)) for name in names]
 
@@ -187,8 +189,8 @@ def _parameters(entry: dict[str, Any], of_what: str) -> dict[str, Any]:
     return parameters
 
 
-def _flag(parameters: dict[str, Any], name: str) -> bool:
-    value = parameters.get(name, False)
+def _flag(parameters: dict[str, Any], name: str, *, default: bool = False) -> bool:
+    value = parameters.get(name, default)
     if type(value) is not bool:
         raise RequestFault(400, "malformed", f"parameter {name!r} must be true or false but got {shown(value)}", name)
     return value

@@ -247,9 +247,24 @@ def _wait_ready(
         if time.monotonic() > deadline:
             raise TealError(
                 f"{model.label} is not ready in {app} after {config.serving.ready_timeout_s:g} s (Serve says "
-                f"{status}: {_reason(found)}); look at the replica's log or raise serving.ready_timeout_s"
+                f"{status}: {_reason(found)}); {_wants(found)}look at the replica's log or raise "
+                "serving.ready_timeout_s"
             )
         time.sleep(PROBE_INTERVAL_S)
+
+
+def _wants(application: dict[str, Any]) -> str:
+    """What replicas need that do not even run yet: nobody has it, or it is taken."""
+    for deployment in application.get("deployments", {}).values():
+        waiting = [
+            one for one in deployment.get("replicas", []) if one.get("state") == "STARTING" and not one.get("pid")
+        ]
+        if waiting:
+            wanted = ", ".join(
+                f"{amount:g} {name}" for name, amount in deployment["required_resources"].items() if amount
+            )
+            return f"{len(waiting)} replicas wait for a node with {wanted} free: see `ray status`, `teal doctor`; "
+    return ""
 
 
 def _wait_registered(

@@ -8,7 +8,6 @@ import contextlib
 import ipaddress
 import logging
 import socket
-import sys
 import time
 import uuid
 from collections.abc import Awaitable, Callable
@@ -26,6 +25,7 @@ from runtime.serving.counters import Delta, Pusher
 from runtime.serving.delta_log import DeltaLog
 from runtime.serving.edge_files import read_pii_key, read_secret
 from runtime.serving.grpc_listener import GrpcListener
+from runtime.serving.interpreter import settle_garbage, share_turns
 from runtime.serving.listener import Listener, bind_in_range
 from runtime.serving.payload import Answer, Feedback, PayloadTable, build_feedback, feedback_uri, payload_uri
 from runtime.serving.registration import Registration
@@ -34,12 +34,12 @@ from runtime.serving.shadow import Asked, Difference, Shadow, build_differences,
 from runtime.serving.shadow_target import ShadowTarget
 from runtime.store.records import Replica, Slot
 from runtime.store.rollouts import RolloutStore
+from runtime.telemetry.logs import configure_logging
 
 logger = logging.getLogger(__name__)
 
 MONITOR_NAME = "teal-monitor"
 NAMESPACE = "teal"
-SWITCH_INTERVAL_S = 0.0005
 SEND_TIMEOUT_S = 5.0
 TAKE_TIMEOUT_S = 5.0
 DRAIN_S = 1.0
@@ -120,15 +120,17 @@ class SlotReplica:
         import torch
 
         from runtime.models.bundle import load_bundle
+        from runtime.serving.device import place_model
 
+        configure_logging()
         arguments = _ARGUMENTS.validate_python(values)
         torch.set_num_threads(arguments.num_threads)
-        # While a thread writes the log, the event loop waits this long for each turn; by default it is 5 ms.
-        sys.setswitchinterval(SWITCH_INTERVAL_S)
+        share_turns()
         with contextlib.suppress(RuntimeError):  # only the first call in a process counts; it has been made
             torch.set_num_interop_threads(1)
         secret = read_secret(arguments.run)
         bundle = load_bundle(Path(arguments.bundle_dir), expected_sha256=arguments.bundle_sha256)
+        place_model(bundle.model, arguments.gpus_per_replica)
         table = PayloadTable(
             bundle.columns,
             slot=arguments.slot,
@@ -204,6 +206,7 @@ class SlotReplica:
             at=time.time(),
         )
         self._registration = Registration(self._store, replica)
+        settle_garbage()
         await asyncio.to_thread(self._registration.start)
         self._shadowing = asyncio.create_task(self._shadow())
 

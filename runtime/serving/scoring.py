@@ -191,11 +191,21 @@ class Scorer:
             scores = self.predictor.predict(encoded.numeric, encoded.categorical)
             # One by itself at a fifth of the price: most requests have one row.
             if not (math.isfinite(scores[0]) if len(scores) == 1 else np.isfinite(scores).all()):
-                raise ValueError("the model answered a score that is not finite")
-        except Exception:
-            logger.exception("model %s failed on %d rows", self.identity.model_label, len(encoded))
+                scores = self._score_within_bounds(encoded, scores)
+        except Exception as error:
             message = f"model {self.identity.model_label} failed on this input"
-            raise RequestFault(500, "model_failed", message) from None
+            raise RequestFault(500, "model_failed", message) from error
+        return scores
+
+    def _score_within_bounds(self, encoded: Encoded, scores: Scores) -> Scores:
+        """Scores with those that overflowed asked again; the other rows keep their bits. ValueError if that fails too.
+
+        The contract may let through whatever a float holds, and a caller must not make the model look broken.
+        """
+        again = self.predictor.predict(self.predictor.within_bounds(encoded.numeric), encoded.categorical)
+        scores = np.where(np.isfinite(scores), scores, again)
+        if not np.isfinite(scores).all():
+            raise ValueError("the model answered a score that is not finite")
         return scores
 
     def _note_background_failure(self) -> None:

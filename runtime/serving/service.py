@@ -158,10 +158,10 @@ class SlotService:
             return await route.handle(request)
         except RequestFault as fault:
             if fault.status >= 500:
-                self._log_failure(request, scope, fault.code)
+                self.log_failure(fault.code, scope["path"], *_origin(request), cause=fault.__cause__)
             return Reply(fault.status, encode(fault), (JSON_TYPE, *_fault_headers(fault, route)))
-        except Exception:  # noqa: BLE001 - whatever it is, the caller gets an answer and the log the trace
-            self._log_failure(request, scope, "internal", has_trace=True)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the caller gets an answer and the log the trace
+            self.log_failure("internal", scope["path"], *_origin(request), cause=error)
             return Reply(500, encode(_INTERNAL))
 
     async def _predict(self, request: Request) -> Reply:
@@ -229,18 +229,25 @@ class SlotService:
             **self.scorer.status(),
         }
 
-    def _log_failure(self, request: Request, scope: Scope, code: str, *, has_trace: bool = False) -> None:
-        headers = request.headers
+    def log_failure(
+        self, code: str, path: str, request_id: str, traceparent: str, *, cause: BaseException | None
+    ) -> None:
         fields = {
-            "event": "request_failed",
+            "endpoint": self.identity.endpoint,
             "code": code,
-            "path": scope["path"][:200],
-            "request_id": headers.get(b"x-request-id", b"").decode("latin-1"),
-            "traceparent": headers.get(b"traceparent", b"").decode("latin-1"),
+            "path": path[:200],
+            "request_id": request_id,
+            "traceparent": traceparent,
             "slot": self.identity.slot,
             "model_version": self.identity.model_label,
         }
-        logger.error(encode_json(fields).decode(), exc_info=has_trace)
+        logger.error("a request failed", extra=fields, exc_info=cause)
+
+
+def _origin(request: Request) -> tuple[str, str]:
+    """Request id and trace context."""
+    headers = request.headers
+    return headers.get(b"x-request-id", b"").decode("latin-1"), headers.get(b"traceparent", b"").decode("latin-1")
 
 
 _INTERNAL = RequestFault(500, "internal", "the replica failed; its log says why")

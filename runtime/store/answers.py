@@ -16,6 +16,12 @@ from runtime.store.records import Answer
 class AnswerStore(Database):
     """An answer stands in the same transaction as what it tells of, so there is never one without the other."""
 
+    def is_answered(self, key: str) -> bool:
+        """Whether a command was done with this key."""
+        with self._read() as connection:
+            columns = tables.answers.c
+            return connection.execute(select(columns.key).where(columns.key == key)).first() is not None
+
     @retried
     def idempotent(self, key: str, request: Mapping[str, Any], action: Callable[[], Mapping[str, Any]]) -> Answer:
         """Run `action` in one transaction, once for each key; its JSON-able answer is given to every repetition.

@@ -8,12 +8,12 @@ import functools
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
-from sqlalchemy import URL, Connection, Engine, create_engine, event, text
+from sqlalchemy import URL, Connection, Engine, Table, create_engine, event, text
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DatabaseError, DBAPIError, IntegrityError, InterfaceError, OperationalError
@@ -37,6 +37,10 @@ S = TypeVar("S", bound="Database")
 
 class VictimError(ConflictError):
     """The database undid the whole transaction in favour of another; it may be repeated as it is."""
+
+
+class _Rehearsed(Exception):
+    """Ends the transaction of a rehearsal."""
 
 
 def retried(method: Callable[Concatenate[S, P], T]) -> Callable[Concatenate[S, P], T]:
@@ -104,6 +108,14 @@ class Database:
         """
         with self._write():
             yield
+
+    def rehearse(self, action: Callable[[], T]) -> T:
+        """What `action` gives, with every error that it raises, in a transaction that is undone."""
+        gave: list[T] = []
+        with suppress(_Rehearsed), self.transaction():
+            gave.append(action())
+            raise _Rehearsed
+        return gave[0]
 
     @contextmanager
     def _read(self) -> Iterator[Connection]:
@@ -249,11 +261,25 @@ def _create_sqlite(url: URL) -> Engine:
 
 
 def upsert(connection: Connection, table: Any, key: dict[str, Any], values: dict[str, Any]) -> None:
+    statement = _insert(connection, table).values(**key, **values)
+    connection.execute(statement.on_conflict_do_update(index_elements=list(key), set_=values))
+
+
+def upsert_rows(connection: Connection, table: Table, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Whole rows by the table's primary key, all in one statement."""
+    if not rows:
+        return
+    statement = _insert(connection, table)
+    key = {column.name for column in table.primary_key}
+    values = {name: statement.excluded[name] for name in rows[0] if name not in key}
+    connection.execute(statement.on_conflict_do_update(index_elements=sorted(key), set_=values), list(rows))
+
+
+def _insert(connection: Connection, table: Any) -> Any:
     dialect: Any = sqlite
     if connection.dialect.name == "postgresql":
         # Here, as asyncio comes with it: a twentieth of what a command takes to start.
         from sqlalchemy.dialects import postgresql
 
         dialect = postgresql
-    statement = dialect.insert(table).values(**key, **values)
-    connection.execute(statement.on_conflict_do_update(index_elements=list(key), set_=values))
+    return dialect.insert(table)

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from sqlalchemy import delete, func, select
 
 from runtime.store import tables
-from runtime.store.database import Database, retried, upsert
+from runtime.store.database import Database, retried, upsert_rows
 from runtime.store.records import EdgeLimits
 
 
@@ -13,11 +13,12 @@ class EdgeStore(Database):
     @retried
     def acknowledge(self, edge_id: str, generations: Mapping[str, int], at: float) -> None:
         """Record that an edge now applies these generations. `at` is seconds since 1970; also its sign of life."""
+        rows = [
+            dict(edge_id=edge_id, endpoint=endpoint, generation=generation, at=at)
+            for endpoint, generation in generations.items()
+        ]
         with self._write() as connection:
-            for endpoint, generation in generations.items():
-                key = dict(edge_id=edge_id, endpoint=endpoint)
-                values = dict(generation=generation, at=at)
-                upsert(connection, tables.edge_acks, key, values)
+            upsert_rows(connection, tables.edge_acks, rows)
 
     def acknowledged(self, endpoint: str, *, alive_since: float) -> dict[str, int]:
         """Generation that each edge seen since `alive_since` (seconds since 1970) applies."""
@@ -46,10 +47,9 @@ class EdgeStore(Database):
     @retried
     def set_edge_limits(self, limits: Iterable[EdgeLimits]) -> None:
         """Say what edges hold these endpoints to; whoever gives Serve its configuration does."""
+        rows = [{name: getattr(of_one, name) for name in EdgeLimits.__slots__} for of_one in limits]
         with self._write() as connection:
-            for of_one in limits:
-                values = {name: getattr(of_one, name) for name in EdgeLimits.__slots__}
-                upsert(connection, tables.edge_limits, {"endpoint": values.pop("endpoint")}, values)
+            upsert_rows(connection, tables.edge_limits, rows)
 
     def edge_limits(self) -> list[EdgeLimits]:
         """Those told so far, ordered by endpoint."""

@@ -1,9 +1,11 @@
 """What an edge's clients saw, by HTTP and by gRPC, as the real HAProxy counts it."""
 
+import re
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 
 import grpc
 import grpc.aio
@@ -16,6 +18,7 @@ from runtime.store.records import Replica
 from tests.serving_edge import MODEL, Edge
 from tests.waiting import wait_until
 
+METRICS_PAGE = Path(__file__).resolve().parents[2] / "docs/metrics.md"
 INFER = "/inference.GRPCInferenceService/ModelInfer"
 STATUSES = {
     b"internal": grpc.StatusCode.INTERNAL,
@@ -131,3 +134,16 @@ def _begun_later(before: Reading, after: Reading) -> dict[str, Life]:
         name: life if name in before.lives else replace(life, began_at=before.at + 1)
         for name, life in after.lives.items()
     }
+
+
+def test_an_edge_exports_every_metric_that_is_documented_with_its_labels(edge: Edge) -> None:
+    assert edge.send()[0] == 200
+    text = edge.send("/-/metrics", None, method="GET")[2].decode()
+    kinds = dict(re.findall(r"^# TYPE (\w+) (\w+)$", text, re.MULTILINE))
+    exported = {name: set(re.findall(r"(\w+)=", labels)) for name, labels in re.findall(r"^(\w+){(.*)} ", text, re.M)}
+    documented = re.findall(r"^\| `(haproxy_\w+)` \| (\w+) \| ([\w, ]+) \| ", METRICS_PAGE.read_text(), re.MULTILINE)
+    assert len(documented) > 10
+    for name, kind, labels in documented:
+        assert kinds[name] == kind
+        assert exported[name] == set(re.findall(r"\w+", labels)), name
+    assert re.search(r'^haproxy_backend_http_responses_total{proxy="e-blue",code="2xx"} 1$', text, re.MULTILINE)

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from runtime.serving.edge_servers import FEW_PLACES
 from runtime.serving.listener import Listener, bind_in_range
 from runtime.store.records import Replica, ReplicaState, Slot
 from tests.serving_edge import MODEL, Answer, Edge
@@ -133,6 +134,23 @@ def test_a_reload_keeps_the_replicas(edge: Edge, replicas: tuple[StandIn, StandI
     assert edge.loop.poll_now()
     wait_until(lambda: ask(edge, times=1) == {"one"}, timeout_s=5)
     assert edge.loop.status()["replicas"]["e-blue"] == [f"127.0.0.1:{one.listener.port}"]
+
+
+def test_more_replicas_than_places_are_all_asked(edge: Edge) -> None:
+    """The slot gets more places by a reload, and nobody who asks meanwhile is refused."""
+    many = [StandIn(edge, f"r{number}", "blue") for number in range(FEW_PLACES + 2)]
+    try:
+        for replica in many[:-2]:
+            replica.register()
+        assert ask(edge, times=12) == {replica.name for replica in many[:-2]}
+        for replica in many[-2:]:
+            replica.register()
+        assert {"r0"} <= ask(edge, times=60) <= {"ingress", *(replica.name for replica in many)}
+        wait_until(lambda: ask(edge, times=30) == {replica.name for replica in many}, timeout_s=10)
+        assert len(edge.loop.status()["replicas"]["e-blue"]) == len(many)
+    finally:
+        for replica in many:
+            replica.close()
 
 
 def test_what_waits_too_long_in_line_is_refused_at_once(edge: Edge, replicas: tuple[StandIn, StandIn]) -> None:

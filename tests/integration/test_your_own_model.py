@@ -79,7 +79,7 @@ def test_the_model_answers_and_has_learned(own: dict[str, str], predict_url: str
 def test_the_same_again_changes_nothing_and_says_so(own: dict[str, str], teal: Teal) -> None:
     assert "nothing was written" in teal("prepare", "data=churn", **own).stdout
     assert "nothing was changed" in teal("deploy", "churn@challenger", **own).stdout
-    assert "nothing was changed" in teal("up", "data=churn", **own).stdout
+    assert "already running" in teal("up", "data=churn", **own).stdout
 
 
 def test_a_canary_gets_its_share_and_is_rolled_back(

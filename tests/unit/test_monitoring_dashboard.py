@@ -21,7 +21,13 @@ COLLECTOR = yaml.safe_load((ROOT / "configs/otel/collector.yaml").read_text())
 DOCUMENT = (ROOT / "docs/metrics.md").read_text()
 EXPORTED = {metric.name: metric for metric in METRIC_NAMES}
 RECORDED = {rule["record"]: rule["expr"] for group in RULES["groups"] for rule in group["rules"]}
-NAME = re.compile(r"\bteal[_:][a-z0-9_:]+")
+PROMETHEUS = yaml.safe_load((ROOT / "configs/prometheus/prometheus.yaml").read_text())
+NAME = re.compile(r"\b(?:teal[_:]|haproxy_)[a-z0-9_:]+")
+ROW = re.compile(r"\| `(?P<name>\w+)` \| (?P<kind>counter|gauge|histogram) \|(?P<labels>[\w, ]*)\| ")
+DOCUMENTED = {row["name"]: row for row in map(ROW.match, DOCUMENT.splitlines()) if row}
+OF_THE_EDGE = {name: row for name, row in DOCUMENTED.items() if name.startswith("haproxy_")}
+"""Held to what an edge exports by tests/integration/test_serving_edge_counters.py."""
+RELABELLED = ("endpoint", "slot")
 
 
 def names_in(expression: str) -> set[str]:
@@ -31,6 +37,8 @@ def names_in(expression: str) -> set[str]:
 def labels_of(name: str) -> set[str]:
     if name in EXPORTED:
         return {*EXPORTED[name].labels, "le"}
+    if name in OF_THE_EDGE:
+        return {*re.findall(r"\w+", OF_THE_EDGE[name]["labels"]), *RELABELLED}
     return set.union(*(labels_of(one) for one in names_in(RECORDED[name])))
 
 
@@ -45,9 +53,9 @@ def expressions() -> Iterator[str]:
 def test_expressions_name_what_is_exported(expression: str) -> None:
     names = names_in(expression)
     assert names
-    assert names <= EXPORTED.keys() | RECORDED.keys()
+    assert names <= EXPORTED.keys() | RECORDED.keys() | OF_THE_EDGE.keys()
     used = {label for found in re.findall(r"by \(([^)]*)\)", expression) for label in re.split(r",\s*", found)}
-    used |= set(re.findall(r"(\w+)=~?\"", expression))
+    used |= set(re.findall(r"(\w+)!?=~?\"", expression))
     assert used <= set.union(*(labels_of(name) for name in names))
 
 
@@ -72,6 +80,7 @@ def test_panels_select_values_that_exist() -> None:
         "severity": set(get_args(Severity)),
         "bound": {"value", "low", "high"},
     }
+    known |= {"proxy": {"edge", "edge-grpc"}, "code": {"4xx"}}
     selected = [found for one in expressions() for found in re.findall(r'(\w+)=~?"([^"]*)"', one)]
     assert {label for label, _ in selected} >= known.keys()
     for label, values in selected:
@@ -83,20 +92,32 @@ def labels_of_all(expression: str) -> set[str]:
 
 
 def test_the_documentation_names_exactly_what_is_exported() -> None:
-    documented = {line.split("`")[1] for line in DOCUMENT.splitlines() if line.startswith("| `teal_")}
-    assert documented == EXPORTED.keys()
-    for line in DOCUMENT.splitlines():
-        if line.startswith("| `teal_"):
-            name, kind, labels = (cell.strip(" `") for cell in line.split("|")[1:4])
-            assert kind == {"latency": "histogram"}.get(EXPORTED[name].kind, EXPORTED[name].kind)
-            assert tuple(re.findall(r"\w+", labels)) == EXPORTED[name].labels
+    assert DOCUMENTED.keys() - OF_THE_EDGE.keys() == EXPORTED.keys()
+    for name, metric in EXPORTED.items():
+        row = DOCUMENTED[name]
+        assert row["kind"] == {"latency": "histogram"}.get(metric.kind, metric.kind)
+        assert tuple(re.findall(r"\w+", row["labels"])) == metric.labels
 
 
-def test_the_otel_collector_scrapes_both_ports_and_uses_only_what_it_defines() -> None:
+def test_prometheus_and_the_collector_scrape_every_port_alike() -> None:
     ports = PortsConfig()
-    (job,) = COLLECTOR["receivers"]["prometheus"]["config"]["scrape_configs"]
-    (targets,) = [one["targets"] for one in job["static_configs"]]
-    assert targets == [f"127.0.0.1:{ports.monitor_metrics}", f"127.0.0.1:{ports.alerts_metrics}"]
+    collected = COLLECTOR["receivers"]["prometheus"]["config"]["scrape_configs"]
+    for jobs, dollar in ((PROMETHEUS["scrape_configs"], "$"), (collected, "$$")):
+        own, edge = jobs
+        assert own["static_configs"] == [
+            {"targets": [f"127.0.0.1:{ports.monitor_metrics}", f"127.0.0.1:{ports.alerts_metrics}"]}
+        ]
+        assert edge["static_configs"] == [{"targets": [f"127.0.0.1:{ports.edge}"]}]
+        for rule, label, group in zip(edge["metric_relabel_configs"], RELABELLED, (1, 2), strict=True):
+            assert (rule["target_label"], rule["replacement"]) == (label, f"{dollar}{group}")
+            found = [re.fullmatch(rule["regex"], name) for name in ("a-b-green-grpc", "flights-blue", "edge-local")]
+            values = [one and one[group] for one in found]
+            assert values == {"endpoint": ["a-b", "flights", None], "slot": ["green", "blue", None]}[label]
+    (rules,) = PROMETHEUS["rule_files"]
+    assert (ROOT / "configs/prometheus" / rules).resolve() == ROOT / "configs/grafana/recording_rules.yaml"
+
+
+def test_the_otel_collector_uses_only_what_it_defines() -> None:
     (pipeline,) = COLLECTOR["service"]["pipelines"].values()
     assert {kind: set(names) for kind, names in pipeline.items()} == {
         kind: set(COLLECTOR[kind]) for kind in ("receivers", "processors", "exporters")

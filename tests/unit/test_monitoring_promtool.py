@@ -73,6 +73,10 @@ def test_what_the_otel_collector_scrapes_is_a_scrape_configuration_of_prometheus
     assert "SUCCESS" in promtool("check", "config", path)
 
 
+def test_the_scrape_configuration_is_one_of_prometheus() -> None:
+    assert "SUCCESS" in promtool("check", "config", GRAFANA.parent / "prometheus/prometheus.yaml")
+
+
 def test_what_is_exported_is_as_prometheus_wants_it(tmp_path: Path) -> None:
     site = Site(tmp_path)
     site.run(3)

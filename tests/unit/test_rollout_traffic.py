@@ -1,5 +1,6 @@
 """Shifting and rolling back on the store alone."""
 
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -63,6 +64,19 @@ def test_waiting_names_the_edge_that_is_behind(store: RolloutStore) -> None:
     store.acknowledge("slow", {"flights": state.generation - 1}, at=time.time())
     with pytest.raises(UnreachableError, match="edge slow has not acknowledged"):
         traffic.wait_acknowledged(store, state, timeout_s=0.05)
+
+
+def test_waiting_says_which_edge_is_lost_until_when_and_which_follow(store: RolloutStore) -> None:
+    state, _ = traffic.shift(store, "flights", 1000, actor="ann")
+    store.acknowledge("lost", {"flights": 1}, at=time.time() - 4)
+    store.acknowledge("busy", {"flights": 1}, at=time.time())
+    store.acknowledge("near", {"flights": state.generation}, at=time.time())
+    with pytest.raises(UnreachableError) as raised:
+        traffic.wait_acknowledged(store, state, timeout_s=0.05)
+    text = str(raised.value)
+    assert "edge busy has not acknowledged it within 0.05 s though it lives" in text
+    assert re.search(r"edge lost has not .*: silent for 4\.\d s, it counts as gone in 5\.\d s at the latest", text)
+    assert "; edge near applies it; see `teal status`" in text
 
 
 def test_waiting_without_any_edge_says_so(store: RolloutStore) -> None:

@@ -9,12 +9,19 @@ from typing import Any
 import grpc
 import pytest
 from pydantic import ValidationError
+from ray.serve._private.constants import REPLICA_HEALTH_CHECK_UNHEALTHY_THRESHOLD
 from ray.serve.config import AutoscalingConfig
 
 from runtime.config.serving import ServingConfig
 from runtime.models.bundle import load_bundle
 from runtime.serving.arrival import ArrivalClock
-from runtime.serving.autoscaling import CallLoad, deployment_options, least_replicas, wanted_replicas
+from runtime.serving.autoscaling import (
+    FAILED_CHECKS,
+    CallLoad,
+    deployment_options,
+    least_replicas,
+    wanted_replicas,
+)
 from runtime.serving.oip_grpc import OipGrpc
 from tests.serving_caller import SECRET, Caller
 from tests.serving_example import save_example_bundle
@@ -115,3 +122,12 @@ def test_calls_over_grpc_count_with_the_time_that_they_waited(tmp_path: Path) ->
     assert service.grpc_load.take() == pytest.approx(6, abs=1)
     now[0] += 1
     assert service.grpc_load.take() == 0
+
+
+@pytest.mark.parametrize(("answer_s", "check_s"), [(10.0, 10 / 3), (60.0, 20.0), (1.0, 2.0)])
+def test_a_replica_that_hangs_is_replaced_after_the_time_that_one_may_be_busy(answer_s: float, check_s: float) -> None:
+    options = deployment_options(ServingConfig(endpoint="e", answer_timeout_s=answer_s), 5000)
+    assert options["health_check_timeout_s"] == pytest.approx(check_s)
+    assert options["health_check_period_s"] == 1.0
+    # Serve's own count, which it has no setting for.
+    assert REPLICA_HEALTH_CHECK_UNHEALTHY_THRESHOLD == FAILED_CHECKS

@@ -8,7 +8,7 @@ from pydantic import TypeAdapter
 
 from runtime.config.cluster import ClusterConfig
 from runtime.config.serving import ServingConfig
-from runtime.serving.reconcile import _is_applied, _reason, _settings_of, render_serve_config
+from runtime.serving.reconcile import _is_applied, _reason, _settings_of, _wants, render_serve_config
 from runtime.serving.replica import ReplicaArguments
 from runtime.store.records import EndpointState, ModelVersion, SlotState
 from tests.serving_example import example_config
@@ -103,6 +103,15 @@ def test_other_endpoints_keep_the_settings_they_were_deployed_with(tmp_path: Pat
     assert settings["first"].max_rows_per_request == 7
     assert settings["second"].max_rows_per_request == 9
     assert settings["unknown"] == ServingConfig(endpoint="unknown")
+
+
+def test_replicas_that_no_node_has_room_for_are_told_with_what_they_want() -> None:
+    replicas = [{"state": "STARTING", "pid": None}, {"state": "RUNNING", "pid": 7}]
+    deployment = {"required_resources": {"CPU": 0.1, "GPU": 0.5, "memory": 0}, "replicas": replicas}
+    text = _wants({"deployments": {"SlotReplica": deployment}})
+    assert text.startswith("1 replicas wait for a node with 0.1 CPU, 0.5 GPU free: see `ray status`")
+    assert _wants({"deployments": {"SlotReplica": deployment | {"replicas": replicas[1:]}}}) == ""
+    assert _wants({}) == ""
 
 
 def test_the_reason_is_the_replicas_own_exception() -> None:

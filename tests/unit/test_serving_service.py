@@ -13,6 +13,7 @@ from runtime.models.bundle import Bundle, load_bundle
 from runtime.serving import asgi
 from runtime.serving.delta_log import ROW_BYTES
 from runtime.serving.payload import PayloadTable
+from runtime.telemetry.logs import JsonFormatter
 from tests import serving_caller
 from tests.serving_example import example_row, save_example_bundle
 
@@ -129,10 +130,15 @@ def test_a_body_is_read_no_further_than_its_limit(call: Caller) -> None:
     assert call(PREDICT, [whole[:10], whole[10:200], whole[200:]])[0] == 200
 
 
-def test_a_model_that_fails_is_no_fault_of_the_request(call: Caller, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_that_fails_is_no_fault_of_the_request(
+    call: Caller, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.setattr(call.service.scorer.predictor, "predict", lambda *_: np.array([np.nan]))
-    status, headers, answer = call(PREDICT, rows_body(1))
+    status, headers, answer = call(PREDICT, rows_body(1), x_request_id="r-18")
     assert (status, answer["error"]["code"]) == (500, "model_failed")
+    (logged,) = (orjson.loads(JsonFormatter().format(record)) for record in caplog.records)
+    assert (logged["code"], logged["request_id"]) == ("model_failed", "r-18")
+    assert "not finite" in logged["error"]
     assert headers["x-model-version"] == "m:3"
     assert call.service.take().errors == 1
     assert call.payload.status()["buffered_rows"] == 0
@@ -216,7 +222,9 @@ def test_a_failure_is_logged_with_the_requests_id(
     monkeypatch.setattr(call.service.scorer, "encode_rows", lambda _: 1 / 0)
     status, _, answer = call(PREDICT, rows_body(1), x_request_id="r-17", traceparent="00-1-2-01")
     assert (status, answer["error"]["code"]) == (500, "internal")
-    fields = orjson.loads(caplog.records[-1].message)
+    fields = orjson.loads(JsonFormatter().format(caplog.records[-1]))
+    assert (fields["level"], fields["message"], fields["endpoint"]) == ("error", "a request failed", "example")
+    assert "ZeroDivisionError" in fields["error"]
     assert (fields["request_id"], fields["traceparent"], fields["code"]) == ("r-17", "00-1-2-01", "internal")
 
 

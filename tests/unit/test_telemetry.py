@@ -11,7 +11,7 @@ import pytest
 
 from runtime.core.errors import UnreachableError, UsageError
 from runtime.telemetry.latency import BOUNDS_MS, NUM_BUCKETS, count_latencies, latency_quantile_ms
-from runtime.telemetry.logs import configure_logging, request_context
+from runtime.telemetry.logs import configure_logging
 from runtime.telemetry.metrics import METRIC_NAMES, Sample, render_metrics, serve_metrics
 
 
@@ -87,8 +87,7 @@ def log_stream() -> Iterator[io.StringIO]:
 
 def test_a_log_line_is_json_with_the_request(log_stream: io.StringIO) -> None:
     logger = logging.getLogger("runtime.test")
-    with request_context("r-1"):
-        logger.warning("slow %s", "answer", extra={"latency_ms": 12})
+    logger.warning("slow %s", "answer", extra={"latency_ms": 12, "request_id": "r-1"})
     logger.info("after")
     logging.getLogger("mlflow.store").info("chatter")
     try:

@@ -1,0 +1,89 @@
+"""Requests that come while a slot has no replica: they wait at the edge, and the first replica takes them all."""
+
+import asyncio
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import pytest
+from aiohttp import web
+
+from runtime.config.cluster import ClusterConfig
+from runtime.serving.edge_backend import INGRESS_REQUESTS
+from tests.integration.test_serving_edge_replicas import StandIn, answered_by
+from tests.serving_edge import Answer, Edge, Ingress
+from tests.waiting import wait_until
+
+NUM_ASKED = 250
+"""So many that more than may wait are left once a replica has as many as it is given."""
+NUM_LATER = 20
+
+
+class HoldingIngress(Ingress):
+    """Holds every request, as Ray's ingress does while Serve starts a replica."""
+
+    def __init__(self, cluster: ClusterConfig) -> None:
+        self.num_held = 0
+        self.release = threading.Event()
+        super().__init__(cluster)
+
+    async def _echo(self, request: web.Request) -> web.Response:
+        self.num_held += 1
+        await asyncio.to_thread(self.release.wait, 20)
+        return await super()._echo(request)
+
+
+@pytest.fixture
+def holding(home: Edge) -> Iterator[HoldingIngress]:
+    ingress = HoldingIngress(home.cluster)
+    yield ingress
+    ingress.release.set()
+    ingress.close()
+
+
+def num_waiting(edge: Edge) -> int:
+    text = edge.send("/-/metrics", method="GET", body=None)[2].decode()
+    (line,) = (line for line in text.splitlines() if line.startswith('haproxy_backend_current_queue{proxy="e-blue"}'))
+    return int(line.rpartition(" ")[2])
+
+
+def test_requests_wait_at_the_edge_until_there_is_a_replica(holding: HoldingIngress, lonely_edge: Edge) -> None:
+    edge = lonely_edge
+    edge.give(0)
+    serving = edge.config.serving
+    assert serving.max_waiting_requests + serving.max_ongoing_requests + 2 * INGRESS_REQUESTS < NUM_ASKED
+    one = StandIn(edge, "one", "blue")
+    one.hold.clear()
+    try:
+        with ThreadPoolExecutor(NUM_ASKED + NUM_LATER) as pool:
+            asked: list[Future[Answer]] = [pool.submit(edge.send) for _ in range(NUM_ASKED)]
+            wait_until(lambda: num_waiting(edge) + holding.num_held == NUM_ASKED, timeout_s=20)
+            num_held = holding.num_held
+            one.register()
+            # Behind a line that is as long as that because there was no replica, none are refused.
+            wait_until(lambda: num_waiting(edge) < NUM_ASKED - num_held, timeout_s=20)
+            asked += [pool.submit(edge.send) for _ in range(NUM_LATER)]
+            wait_until(lambda: num_waiting(edge) > NUM_ASKED - num_held - serving.max_ongoing_requests, timeout_s=20)
+            one.hold.set()
+            # The ingress still holds what it has.
+            wait_until(lambda: sum(call.done() for call in asked) == len(asked) - num_held, timeout_s=20)
+            holding.release.set()
+            by = Counter(answered_by(call.result()) for call in asked)
+    finally:
+        one.close()
+    assert 1 <= num_held <= 2 * INGRESS_REQUESTS
+    assert by == {"one": NUM_ASKED + NUM_LATER - num_held, "ingress": num_held}
+    assert holding.num_held == num_held
+
+
+def test_an_ingress_that_fails_its_checks_is_tried_all_the_same(edge: Edge, ingress: Ingress) -> None:
+    edge.give(0)
+    ingress.routes.clear()
+
+    def are_all_down() -> bool:
+        text = edge.send("/-/metrics", method="GET", body=None)[2].decode()
+        return all(f'server="{name}",state="DOWN"}} 1' in text for name in ("ray0", "fallback"))
+
+    wait_until(are_all_down, timeout_s=20)
+    assert [answered_by(edge.send()) for _ in range(8)] == ["ingress"] * 8
