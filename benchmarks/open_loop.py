@@ -6,16 +6,18 @@ client library would cost more than the servers that are measured.
 """
 
 import asyncio
+import contextlib
 import json
 import re
 import select
 import selectors
+import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter, deque
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,6 +25,8 @@ from urllib.parse import urlsplit
 
 ROOT = Path(__file__).resolve().parents[1]
 DRAIN_S = 8.0
+REFUSED = -1
+"""Status of a request whose connection was refused: nobody has seen it."""
 CONTENT_LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 CLOSE = re.compile(rb"\r\nconnection: *close", re.IGNORECASE)
 
@@ -33,7 +37,7 @@ class Asked(NamedTuple):
     due_s: float
     """Since the load began."""
     status: int
-    """0 where no answer came."""
+    """0 where no answer came, REFUSED where nobody listened."""
     lag_ms: float
     """From when it was due until it was sent: the generator's own delay."""
     latency_ms: float
@@ -76,7 +80,30 @@ class OpenLoad:
         return sum(one.lag_ms > lag_ms for one in self.asked) / len(self.asked)
 
 
-def run_open_loop(
+class RunningLoad:
+    """A load under way, in a process of its own."""
+
+    def __init__(self, process: subprocess.Popen[bytes], *, rate_per_s: float, timeout_s: float) -> None:
+        assert process.stdout is not None
+        self._process, self._rate_per_s, self._timeout_s = process, rate_per_s, timeout_s
+        self.started = float(process.stdout.readline())
+        """By `time.perf_counter`, which on Linux is one clock for all processes."""
+
+    def end(self) -> None:
+        """Begin no more requests, however long it was to last."""
+        self._process.terminate()
+
+    def result(self) -> OpenLoad:
+        """Wait for the end, and for the last answers."""
+        text, _ = self._process.communicate(timeout=self._timeout_s)
+        if self._process.returncode:
+            raise subprocess.CalledProcessError(self._process.returncode, self._process.args)
+        asked = [Asked(*one) for one in json.loads(text)]
+        return OpenLoad(rate_per_s=self._rate_per_s, duration_s=len(asked) / self._rate_per_s, asked=asked)
+
+
+@contextlib.contextmanager
+def open_loop(
     url: str,
     body: bytes,
     headers: Mapping[str, str],
@@ -85,10 +112,8 @@ def run_open_loop(
     duration_s: float,
     max_connections: int = 3500,
     drain_s: float = DRAIN_S,
-) -> OpenLoad:
-    """`max_connections`: below the 4096 that HAProxy takes; a request that finds them all busy waits, and lags.
-    `drain_s`: how long answers are waited for after the load; then there was none.
-    """
+) -> Iterator[RunningLoad]:
+    """A load that has begun. `duration_s`: at most; the other arguments as for `run_open_loop`."""
     with tempfile.NamedTemporaryFile(prefix="teal-load-") as file:
         file.write(body)
         file.flush()
@@ -102,9 +127,40 @@ def run_open_loop(
             "drain_s": drain_s,
         }
         command = [sys.executable, "-m", "benchmarks.open_loop", json.dumps(arguments)]
-        done = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, timeout=duration_s + drain_s + 30)
-    asked = [Asked(*one) for one in json.loads(done.stdout)]
-    return OpenLoad(rate_per_s=rate_per_s, duration_s=duration_s, asked=asked)
+        # Unbuffered, as its first line is read alone.
+        process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, bufsize=0)
+        try:
+            yield RunningLoad(process, rate_per_s=rate_per_s, timeout_s=duration_s + drain_s + 30)
+        finally:
+            process.kill()
+            process.wait()
+            if process.stdout is not None:
+                process.stdout.close()
+
+
+def run_open_loop(
+    url: str,
+    body: bytes,
+    headers: Mapping[str, str],
+    *,
+    rate_per_s: float,
+    duration_s: float,
+    max_connections: int = 3500,
+    drain_s: float = DRAIN_S,
+) -> OpenLoad:
+    """`max_connections`: below the 4096 that HAProxy takes; a request that finds them all busy waits, and lags.
+    `drain_s`: how long answers are waited for after the load; then there was none.
+    """
+    with open_loop(
+        url,
+        body,
+        headers,
+        rate_per_s=rate_per_s,
+        duration_s=duration_s,
+        max_connections=max_connections,
+        drain_s=drain_s,
+    ) as running:
+        return running.result()
 
 
 def _percentile(values: list[float], fraction: float) -> float:
@@ -180,10 +236,11 @@ class _Load:
         head = f"POST {parts.path} HTTP/1.1\r\nhost: {parts.netloc}\r\n"
         head += "".join(f"{name}: {value}\r\n" for name, value in headers.items())
         self.request = f"{head}content-length: {len(body)}\r\n\r\n".encode() + body
-        self.rate_per_s, self.duration_s, self.max_connections = rate_per_s, duration_s, max_connections
+        self.rate_per_s, self.max_connections = rate_per_s, max_connections
         self.drain_s = drain_s
         self.asked: list[Asked] = []
         self._started = 0.0
+        self._num_due, self._total = 0, int(rate_per_s * duration_s)
         self._idle: list[_Connection] = []
         self._busy: set[_Connection] = set()
         self._waiting: deque[float] = deque()
@@ -191,17 +248,18 @@ class _Load:
         self._opening: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self.end)
         self._started = started = time.perf_counter()
-        num_due, total = 0, int(self.rate_per_s * self.duration_s)
-        while num_due < total:
+        print(started, flush=True)
+        while self._num_due < self._total:
             now = time.perf_counter() - started
-            due = min(total, int(now * self.rate_per_s) + 1)
-            for number in range(num_due, due):
+            due = min(self._total, int(now * self.rate_per_s) + 1)
+            for number in range(self._num_due, due):
                 self._send(started + number / self.rate_per_s)
-            num_due = due
-            await asyncio.sleep(max(0.0, started + num_due / self.rate_per_s - time.perf_counter()))
+            self._num_due = due
+            await asyncio.sleep(max(0.0, started + due / self.rate_per_s - time.perf_counter()))
         deadline = time.perf_counter() + self.drain_s
-        while len(self.asked) < total and time.perf_counter() < deadline:
+        while len(self.asked) < self._total and time.perf_counter() < deadline:
             await asyncio.sleep(0.02)
         now = time.perf_counter()
         for connection in self._busy:
@@ -209,6 +267,9 @@ class _Load:
                 self.note(0, connection.due_at, connection.sent_at)
         for due_at in self._waiting:
             self.note(0, due_at, now)
+
+    def end(self) -> None:
+        self._total = self._num_due
 
     def note(self, status: int, due_at: float, sent_at: float) -> None:
         latency_ms = (time.perf_counter() - due_at) * 1000
@@ -245,10 +306,11 @@ class _Load:
         loop = asyncio.get_running_loop()
         try:
             _, connection = await loop.create_connection(lambda: _Connection(self), self.host, self.port)
-        except OSError:
+        except OSError as error:
             self._num_connections -= 1
             if self._waiting:
-                self.note(0, self._waiting.popleft(), time.perf_counter())
+                status = REFUSED if isinstance(error, ConnectionRefusedError) else 0
+                self.note(status, self._waiting.popleft(), time.perf_counter())
             return
         self.give(connection)
 

@@ -34,6 +34,8 @@ from runtime.models.bundle import Bundle, load_bundle
 ROOT = Path(__file__).resolve().parents[1]
 READY_TIMEOUT_S = 90.0
 STOP_TIMEOUT_S = 15.0
+NOT_YET = (400, 404, 503)
+"""What a server answers that is up before its model; MLServer says 400."""
 FOREIGN_VARIABLES = ("RAY_", "TEAL_", "BENTOML_", "MLSERVER_", "VIRTUAL_ENV", "PYTHON")
 V2_TYPES = {float: "FP64", int: "INT64", str: "BYTES", type(None): "FP64"}
 
@@ -61,17 +63,24 @@ Start = Callable[[Path, Path, Rows], AbstractContextManager[Peer]]
 
 
 @contextlib.contextmanager
-def mlserver(bundle_dir: Path, directory: Path, rows: Rows, *, is_encoded: bool = True) -> Iterator[Peer]:
+def mlserver(
+    bundle_dir: Path, directory: Path, rows: Rows, *, is_encoded: bool = True, is_documented: bool = False
+) -> Iterator[Peer]:
     """Open Inference Protocol v2 as JSON. Encoded: two tensors, which spares MLServer the work of reading names and
-    categories; else one input a column, which is the row as the others get it.
+    categories; else one input a column, which is the row as the others get it. Documented: see peers/mlserver_app.py.
     """
     bundle = load_bundle(bundle_dir)
     port, grpc_port = _free_port(), _free_port()
-    arguments = {"bundle_dir": str(bundle_dir), "port": port, "grpc_port": grpc_port}
+    arguments = {
+        "bundle_dir": str(bundle_dir),
+        "port": port,
+        "grpc_port": grpc_port,
+        "is_documented": is_documented,
+    }
     peer = Peer(
         name="mlserver",
         url=f"http://127.0.0.1:{port}/v2/models/example/infer",
-        body=(lambda rows: _encode_tensors(bundle, rows)) if is_encoded else _encode_columns,
+        body=(lambda rows: _encode_tensors(bundle, rows)) if is_encoded else encode_columns,
         read_scores=lambda answer: list(answer["outputs"][0]["data"]),
     )
     command = ["python", "-m", "benchmarks.peers.mlserver_app", json.dumps(arguments)]
@@ -82,6 +91,12 @@ def mlserver(bundle_dir: Path, directory: Path, rows: Rows, *, is_encoded: bool 
 @contextlib.contextmanager
 def mlserver_columns(bundle_dir: Path, directory: Path, rows: Rows) -> Iterator[Peer]:
     with mlserver(bundle_dir, directory, rows, is_encoded=False) as peer:
+        yield peer
+
+
+@contextlib.contextmanager
+def mlserver_documented(bundle_dir: Path, directory: Path, rows: Rows) -> Iterator[Peer]:
+    with mlserver(bundle_dir, directory, rows, is_encoded=False, is_documented=True) as peer:
         yield peer
 
 
@@ -117,6 +132,7 @@ def bentoml(bundle_dir: Path, directory: Path, rows: Rows) -> Iterator[Peer]:
 STARTS: dict[str, Start] = {
     "mlserver": mlserver,
     "mlserver_columns": mlserver_columns,
+    "mlserver_documented": mlserver_documented,
     "litserve": litserve,
     "bentoml": bentoml,
 }
@@ -148,7 +164,7 @@ def _encode_tensors(bundle: Bundle, rows: Rows) -> bytes:
     return orjson.dumps({"inputs": inputs})
 
 
-def _encode_columns(rows: Rows) -> bytes:
+def encode_columns(rows: Rows) -> bytes:
     inputs = [
         {"name": name, "shape": [len(rows)], "datatype": V2_TYPES[type(value)], "data": [row[name] for row in rows]}
         for name, value in rows[0].items()
@@ -192,7 +208,7 @@ def _wait_scores(peer: Peer, bundle: Bundle, rows: Rows, process: subprocess.Pop
             scores = peer.scores(rows)
             break
         except OSError as error:
-            if isinstance(error, urllib.error.HTTPError) and error.code not in (404, 503):
+            if isinstance(error, urllib.error.HTTPError) and error.code not in NOT_YET:
                 raise TealError(f"{peer.name} answers {error.code}: {error.read()[:500]!r}") from error
             if process.poll() is not None or time.monotonic() > deadline:
                 raise TealError(f"{peer.name} does not answer: {error}; it says: {_tail(log_path)}") from error

@@ -24,8 +24,8 @@ import orjson  # noqa: E402
 import pyarrow as pa  # noqa: E402
 import torch  # noqa: E402
 
+from benchmarks.example_models import NUM_ROWS, encode_stream, example_rows, save_slow_bundle  # noqa: E402
 from benchmarks.result import Figure, report  # noqa: E402
-from benchmarks.serving_rows import NUM_ROWS, encode_stream, example_rows, save_slow_bundle  # noqa: E402
 from runtime.core.ids import new_id  # noqa: E402
 from runtime.data.accumulate import Accumulator  # noqa: E402
 from runtime.models.bundle import Bundle, load_bundle  # noqa: E402

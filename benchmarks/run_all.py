@@ -11,7 +11,18 @@ from rich.table import Table
 from rich.text import Text
 
 HERE = Path(__file__).parent
-BENCHMARKS = ("serving", "serving_rows", "replica", "drift_statistics", "monitoring", "rollout_statistics", "rollout")
+BENCHMARKS = (
+    "serving",
+    "serving_rows",
+    "serving_faults",
+    "serving_scale",
+    "replica",
+    "conformance",
+    "drift_statistics",
+    "monitoring",
+    "rollout_statistics",
+    "rollout",
+)
 RESULTS = HERE.parent / ".bench" / "results"
 
 

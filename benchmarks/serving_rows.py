@@ -1,14 +1,18 @@
 """What many rows, half a load and too much load do to serving: p99, rows per second, goodput.
 
-Beside teal (both slots, 90/10, token, contract, log and counts on) stands one bare Serve application on the same Ray,
-and MLServer where `make bench-peers` has installed it: with one tensor a column, and as tensors that were encoded
-beforehand. teal's rows are objects of column to value (`json_rows_mlserver`), and the very bytes that MLServer gets
-(`json_columns_mlserver`). All take turns within a round; a figure is a median over rounds.
+Beside teal (both slots, 90/10, token, contract, log and counts on) stands one bare Serve application on the same Ray.
+All take turns within a round; a figure is a median over rounds.
 
-`arrow_rows` compares with the model's own loop from encoded arrays, its preprocessing included; `arrow_rows_checked`
-with a loop that also encodes and checks the table, which is what the request asks for. Overload is twice the peak of a
-model that takes MODEL_DELAY_MS for a request, teal's and the bare application's alike: twice the peak of the fast one
-is more than a generator can send that shares the machine, and would measure the generator.
+Overload is twice the peak of a model that takes MODEL_DELAY_MS for a request, teal's and the bare application's alike:
+twice the peak of the fast one is more than a generator can send that shares the machine, and would measure that.
+
+Many rows: `arrow_rows` compares with the model's own loop from encoded arrays, its preprocessing included;
+`arrow_rows_checked` with a loop that also encodes and checks the table, which is what the request asks for;
+`arrow_rows_large` is `arrow_rows` of a net of LARGE_HIDDEN, whose own work is more than what stands around it.
+MLServer joins where `make bench-peers` has installed it, with one tensor a column: as its documentation has it
+(`json_rows_mlserver`), and with what a user may spare it by hand (`json_rows_mlserver_quick`, see
+peers/mlserver_app.py; `_encoded`: as tensors that were encoded beforehand). teal's rows are objects of column to
+value, but for `json_columns_mlserver_quick`: the very bytes that MLServer gets.
 """
 
 import argparse
@@ -17,7 +21,6 @@ import shutil
 import statistics
 import sys
 import tempfile
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,27 +30,30 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 import orjson  # noqa: E402
-import pyarrow as pa  # noqa: E402
-import torch  # noqa: E402
 
+from benchmarks.example_models import (  # noqa: E402
+    ARROW,
+    MODEL_DELAY_MS,
+    NUM_ROWS,
+    encode_stream,
+    example_rows,
+    model_rows_per_s,
+    save_large_bundle,
+    save_slow_bundle,
+)
 from benchmarks.open_loop import OpenLoad, run_open_loop  # noqa: E402
-from benchmarks.peer_serving import STARTS, installed_peers  # noqa: E402
+from benchmarks.peer_serving import STARTS, encode_columns, installed_peers  # noqa: E402
 from benchmarks.result import Figure, report  # noqa: E402
 from benchmarks.running_teal import RayPeer, RunningTeal, teal_cluster, wait_answer  # noqa: E402
 from benchmarks.wrk import Contestant, run_wrk, write_script  # noqa: E402
-from runtime.config.schema import ModelConfig  # noqa: E402
 from runtime.core.errors import TealError  # noqa: E402
-from runtime.data.encoding import Encoded  # noqa: E402
-from runtime.models.bundle import load_bundle, save_bundle  # noqa: E402
-from runtime.models.tabular import build_model  # noqa: E402
-from tests.serving_example import example_config, example_model_version, example_row  # noqa: E402
+from tests.serving_example import example_config, example_model_version  # noqa: E402
 
-NUM_ROWS = 1024
 CONNECTIONS = (32, 64, 128)
 """Callers of one row at once. The peak is the best rate of them: a server that batches gains by more callers."""
 ROWS_CONNECTIONS = (4, 8)
 """Callers of many rows at once: one waits while another is computed, and more would only queue."""
-MODEL_DELAY_MS = 2.0
+MLSERVERS = ("mlserver_documented", "mlserver_columns", "mlserver")
 GOOD_WITHIN_MS = 1000.0
 """An answer that took longer is no good to whoever asked."""
 SETTLE_S = 3.0
@@ -55,7 +61,6 @@ SETTLE_S = 3.0
 LATE_MS = 50.0
 """A request sent later than this was not sent at the rate that is measured."""
 MAX_LATE_SHARE = 0.05
-ARROW = {"content-type": "application/vnd.apache.arrow.stream"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -66,7 +71,7 @@ class Running:
     slow: Sequence[Contestant]
     """The same of the model that takes its time."""
     many: Sequence[Contestant]
-    """Many rows each."""
+    """NUM_ROWS each, of the example's model, and of the large one."""
 
 
 def main() -> int:
@@ -75,16 +80,21 @@ def main() -> int:
     parser.add_argument("--many-only", action="store_true", help="leave out half load and overload")
     parser.add_argument("--json", type=Path, help="write the document here")
     arguments = parser.parse_args()
-    num_rounds, duration_s = (2, 2) if arguments.quick else (7, 4)
+    num_rounds, duration_s = (2, 2) if arguments.quick else (5, 3)
     if shutil.which("wrk") is None:
         print("wrk is not installed; on Debian `apt-get install wrk`", file=sys.stderr)
         return 1
     try:
         with tempfile.TemporaryDirectory(prefix="tr-") as temporary, running(directory := Path(temporary)) as up:
-            rounds = [
-                measure(up, directory, duration_s, turn=-1 if number % 2 else 1, is_many_only=arguments.many_only)
-                for number in range(num_rounds)
-            ]
+            turns = [-1 if number % 2 else 1 for number in range(num_rounds)]
+            rounds: list[dict[str, float]] = [{} for _ in turns]
+            if not arguments.many_only:
+                for found, turn in zip(rounds, turns, strict=True):
+                    found |= shown(measure_loads(up, directory, duration_s, turn=turn))
+            # Only now: servers that wait for their turn still take CPU, which tells in a p99.
+            with mlservers(directory) as others:
+                for found, turn in zip(rounds, turns, strict=True):
+                    found |= shown(measure_many(up, others, directory, duration_s, turn=turn))
     except TealError as error:
         print(f"benchmarks/serving_rows.py: {error}", file=sys.stderr)
         return error.exit_code
@@ -92,27 +102,20 @@ def main() -> int:
     return report("serving_rows", build_figures(rounds), raw, arguments.json)
 
 
-def measure(
-    up: Running, directory: Path, duration_s: int, *, turn: int, is_many_only: bool = False
+def measure_many(
+    up: Running, others: Sequence[Contestant], directory: Path, duration_s: int, *, turn: int
 ) -> dict[str, float]:
-    """One round: every contestant's part of it, and the model's own rate. `turn`: -1 for the reverse order."""
-    found = measure_many(up, directory, duration_s, turn=turn)
-    if not is_many_only:
-        found |= measure_loads(up, directory, duration_s, turn=turn)
-    print(" ".join(f"{name}={value:.4g}" for name, value in found.items()), file=sys.stderr)
-    return found
-
-
-def measure_many(up: Running, directory: Path, duration_s: int, *, turn: int) -> dict[str, float]:
-    """Many rows a request."""
+    """Many rows a request: every contestant's part of a round, and the model's own rate. `turn`: -1 turns the order."""
     found: dict[str, float] = {}
     before = up.teal.logged("example")
-    for one in up.many[::turn]:
+    for one in (*others, *up.many)[::turn]:
         found[f"{one.name}_per_s"] = peak_per_s(one, directory, duration_s)
     after = up.teal.logged("example")
     dropped = after["dropped_rows"] - before["dropped_rows"]
     found["many_logged_share"] = 1 - dropped / (sum(after.values()) - sum(before.values()))
-    return found | model_rows_per_s(directory / "bundle", duration_s)
+    for name, (as_it_is, of_table) in model_rows_per_s(directory, duration_s).items():
+        found |= {f"{name}_rows_per_s": as_it_is, f"{name}_table_rows_per_s": of_table}
+    return found
 
 
 def measure_loads(up: Running, directory: Path, duration_s: int, *, turn: int) -> dict[str, float]:
@@ -130,6 +133,11 @@ def measure_loads(up: Running, directory: Path, duration_s: int, *, turn: int) -
     for one in up.slow[::turn]:
         load = offer(one, rate_per_s=2 * found[f"{one.name}_per_s"], duration_s=SETTLE_S + duration_s)
         found |= {f"{one.name}_overload_{name}": value for name, value in describe_overload(load).items()}
+    return found
+
+
+def shown(found: dict[str, float]) -> dict[str, float]:
+    print(" ".join(f"{name}={value:.4g}" for name, value in found.items()), file=sys.stderr)
     return found
 
 
@@ -157,8 +165,9 @@ def build_figures(rounds: list[dict[str, float]]) -> list[Figure]:
         return Figure(name=name, value=value, unit=unit, target=target, op=op)
 
     figures = [
-        figure("arrow_rows", ratio("teal_arrow_per_s", "model_rows_per_s"), 0.8),
-        figure("arrow_rows_checked", ratio("teal_arrow_per_s", "model_table_rows_per_s"), None),
+        figure("arrow_rows", ratio("teal_arrow_per_s", "bundle_rows_per_s"), 0.8),
+        figure("arrow_rows_checked", ratio("teal_arrow_per_s", "bundle_table_rows_per_s"), None),
+        figure("arrow_rows_large", ratio("teal_arrow_large_per_s", "large_rows_per_s"), 0.8),
         figure("arrow_rows_per_s", median("teal_arrow_per_s"), None, unit="rows/s"),
         figure("json_rows_per_s", median("teal_json_per_s"), None, unit="rows/s"),
         figure("many_rows_logged", median("many_logged_share"), None, unit="share"),
@@ -178,9 +187,12 @@ def build_figures(rounds: list[dict[str, float]]) -> list[Figure]:
             figure("overload_failed", median("teal_slow_overload_failed_share"), None, "<=", "share"),
         ]
     if "mlserver_columns_per_s" in rounds[0]:
-        figures.append(figure("json_rows_mlserver", ratio("teal_json_per_s", "mlserver_columns_per_s"), 3.0))
-        figures.append(figure("json_columns_mlserver", ratio("teal_columns_per_s", "mlserver_columns_per_s"), None))
-        figures.append(figure("json_rows_mlserver_encoded", ratio("teal_json_per_s", "mlserver_per_s"), None))
+        figures += [
+            figure("json_rows_mlserver", ratio("teal_json_per_s", "mlserver_documented_per_s"), 3.0),
+            figure("json_rows_mlserver_quick", ratio("teal_json_per_s", "mlserver_columns_per_s"), None),
+            figure("json_columns_mlserver_quick", ratio("teal_columns_per_s", "mlserver_columns_per_s"), None),
+            figure("json_rows_mlserver_encoded", ratio("teal_json_per_s", "mlserver_per_s"), None),
+        ]
     return figures
 
 
@@ -200,115 +212,60 @@ def offer(contestant: Contestant, *, rate_per_s: float, duration_s: float) -> Op
     )
 
 
-def model_rows_per_s(bundle_dir: Path, duration_s: float) -> dict[str, float]:
-    """The bare model in a loop, no server and no log: on rows encoded already, and on a table as requests bring it."""
-    torch.set_num_threads(1)
-    bundle = load_bundle(bundle_dir)
-    table = pa.Table.from_pylist(example_rows())
-    encoded = bundle.encoding.encode_rows(example_rows(), bundle.columns)
-
-    def as_it_is() -> Encoded:
-        return encoded
-
-    def of_table() -> Encoded:
-        return bundle.encoding.encode_request_table(table, bundle.columns)
-
-    found = {}
-    for name, encode in (("model_rows_per_s", as_it_is), ("model_table_rows_per_s", of_table)):
-        num_calls, started = 0, time.perf_counter()
-        while time.perf_counter() < started + duration_s / 2:
-            given = encode()
-            bundle.model.predict(given.numeric, given.categorical)
-            num_calls += 1
-        found[name] = num_calls * NUM_ROWS / (time.perf_counter() - started)
-    return found
-
-
-def example_rows() -> list[dict[str, Any]]:
-    return [example_row(seed) for seed in range(NUM_ROWS)]
-
-
 @contextlib.contextmanager
 def running(directory: Path) -> Iterator[Running]:
-    """Everything up and warm."""
+    """Everything of teal's and Ray's up and warm."""
     config = example_config(directory / "home")
-    bundle_dir, slow_dir = directory / "bundle", directory / "slow"
+    bundle_dir, slow_dir, large_dir = (directory / name for name in ("bundle", "slow", "large"))
     models = {"example": example_model_version(bundle_dir)}
     save_slow_bundle(bundle_dir, slow_dir)
+    save_large_bundle(bundle_dir, large_dir)
     models["slow"] = example_model_version(slow_dir, version=2)
+    models["large"] = example_model_version(large_dir, version=3)
     rows = example_rows()
-    one, many = (orjson.dumps({"instances": part}) for part in (rows[:1], rows))
+    one, many, arrow = (*(orjson.dumps({"instances": part}) for part in (rows[:1], rows)), encode_stream(rows))
     on_ray = [
         RayPeer(app=app, builder="bare", bundle_dir=path) for app, path in (("bare", bundle_dir), ("slow", slow_dir))
     ]
-    with contextlib.ExitStack() as stack:
-        contestants = []
-        for name in installed_peers():
-            if name in ("mlserver_columns", "mlserver"):
-                peer = stack.enter_context(STARTS[name](bundle_dir, directory, rows))
-                contestants.append(Contestant(name=name, url=peer.url, body=peer.body(rows), rows=NUM_ROWS))
-        teal = stack.enter_context(teal_cluster(config, models, on_ray))
-        url, arrow = teal.url("example"), {**teal.headers, **ARROW}
-        contestants += [
-            # The same bytes that MLServer gets, by the same protocol.
-            Contestant(
-                name="teal_columns",
-                url=teal.infer_url("example"),
-                headers=teal.headers,
-                body=of_peer.body,
-                rows=NUM_ROWS,
-            )
-            for of_peer in contestants
-            if of_peer.name == "mlserver_columns"
-        ]
-        contestants += [
-            Contestant(name="teal_json", url=url, headers=teal.headers, body=many, rows=NUM_ROWS),
-            Contestant(name="teal_arrow", url=url, headers=arrow, body=encode_stream(rows), rows=NUM_ROWS),
-        ]
+    with teal_cluster(config, models, on_ray) as teal:
+        url, headers = teal.url("example"), teal.headers
         fast = [
-            Contestant(name="teal", url=url, headers=teal.headers, body=one),
+            Contestant(name="teal", url=url, headers=headers, body=one),
             Contestant(name="bare", url=teal.ray_url("bare"), body=one),
         ]
         slow = [
-            Contestant(name="teal_slow", url=teal.url("slow"), headers=teal.headers, body=one),
+            Contestant(name="teal_slow", url=teal.url("slow"), headers=headers, body=one),
             Contestant(name="bare_slow", url=teal.ray_url("slow"), body=one),
         ]
+        sent = {
+            "teal_columns": (teal.infer_url("example"), headers, encode_columns(rows)),
+            "teal_json": (url, headers, many),
+            "teal_arrow": (url, {**headers, **ARROW}, arrow),
+            "teal_arrow_large": (teal.url("large"), {**headers, **ARROW}, arrow),
+        }
+        bulk = [
+            Contestant(name=name, url=to, headers=given, body=body, rows=NUM_ROWS)
+            for name, (to, given, body) in sent.items()
+        ]
+        wait_answer(Contestant(name="teal_large", url=teal.url("large"), headers=headers, body=one))
         for single in (*fast, *slow):
             wait_answer(single)
-        for contestant in (*fast, *slow, *contestants):
+        for contestant in (*fast, *slow, *bulk):
             peak_per_s(contestant, directory, 1)
-        yield Running(teal=teal, fast=fast, slow=slow, many=contestants)
+        yield Running(teal=teal, fast=fast, slow=slow, many=bulk)
 
 
-def save_slow_bundle(bundle_dir: Path, slow_dir: Path) -> None:
-    """The same weights, in a net that holds every call back."""
-    bundle = load_bundle(bundle_dir)
-    config = ModelConfig(
-        name="slow",
-        class_path="runtime.pipeline.slow_model:SlowMLP",
-        arguments={"delay_ms": MODEL_DELAY_MS},
-        allowed_modules=["runtime.models", "runtime.pipeline.slow_model"],
-    )
-    model = build_model(config, bundle.columns, bundle.encoding)
-    model.load_state_dict(bundle.model.state_dict())
-    save_bundle(
-        slow_dir,
-        model=model,
-        model_config=config,
-        columns=bundle.columns,
-        encoding=bundle.encoding,
-        profile=bundle.profile,
-        lineage={"data_version": "example@0"},
-    )
-
-
-def encode_stream(rows: list[dict[str, Any]]) -> bytes:
-    table = pa.Table.from_pylist(rows)
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, table.schema) as writer:
-        writer.write_table(table)
-    content: bytes = sink.getvalue().to_pybytes()
-    return content
+@contextlib.contextmanager
+def mlservers(directory: Path) -> Iterator[list[Contestant]]:
+    """Those that are installed, up and warm."""
+    rows = example_rows()
+    contestants = []
+    with contextlib.ExitStack() as stack:
+        for name in (name for name in installed_peers() if name in MLSERVERS):
+            peer = stack.enter_context(STARTS[name](directory / "bundle", directory, rows))
+            contestants.append(Contestant(name=name, url=peer.url, body=peer.body(rows), rows=NUM_ROWS))
+            peak_per_s(contestants[-1], directory, 1)
+        yield contestants
 
 
 if __name__ == "__main__":

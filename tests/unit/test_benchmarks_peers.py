@@ -6,12 +6,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.open_loop import Asked, OpenLoad, run_open_loop
+from benchmarks.open_loop import REFUSED, Asked, OpenLoad, open_loop, run_open_loop
 from benchmarks.peers.plain_model import PlainModel
 from benchmarks.wrk import Contestant, write_script
 from runtime.models.bundle import load_bundle
 from tests.misbehaving_server import MisbehavingServer, answer, reset, silence
 from tests.serving_example import example_row, save_example_bundle
+from tests.waiting import wait_until
 
 
 def test_the_plain_model_scores_as_the_bundle_does(tmp_path: Path) -> None:
@@ -43,6 +44,25 @@ def test_a_request_that_finds_no_free_connection_is_sent_late_and_told() -> None
     assert load.statuses == {0: 2}
     assert load.late_share(50.0) == 0.5
     assert load.lag_percentile_ms(0.0) < 50.0 < load.lag_percentile_ms(1.0)
+
+
+def test_a_connection_that_nobody_takes_is_told_from_one_that_breaks() -> None:
+    with MisbehavingServer(reset) as server:
+        assert run_open_loop(f"{server.url}/p", b"", {}, rate_per_s=50, duration_s=0.1).statuses == {0: 5}
+    assert run_open_loop(f"{server.url}/p", b"", {}, rate_per_s=50, duration_s=0.1).statuses == {REFUSED: 5}
+
+
+def test_a_load_ends_early_when_told_and_loses_nothing() -> None:
+    with (
+        MisbehavingServer(answer(200, {})) as server,
+        open_loop(f"{server.url}/p", b"", {}, rate_per_s=50, duration_s=600) as running,
+    ):
+        wait_until(lambda: len(server.seen) > 5, timeout_s=20)
+        running.end()
+        load = running.result()
+    assert 5 < len(load.asked) == len(server.seen) < 1000
+    assert load.statuses.keys() == {200}
+    assert load.duration_s == pytest.approx(len(load.asked) / 50)
 
 
 def test_an_answer_that_came_too_late_is_no_goodput() -> None:
