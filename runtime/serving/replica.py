@@ -25,7 +25,7 @@ from runtime.serving.counters import Delta, Pusher
 from runtime.serving.delta_log import DeltaLog
 from runtime.serving.edge_files import read_pii_key, read_secret
 from runtime.serving.grpc_listener import GrpcListener
-from runtime.serving.interpreter import settle_garbage, share_turns
+from runtime.serving.interpreter import keep_memory, settle_garbage, share_turns
 from runtime.serving.listener import Listener, bind_in_range
 from runtime.serving.payload import Answer, Feedback, PayloadTable, build_feedback, feedback_uri, payload_uri
 from runtime.serving.registration import Registration
@@ -126,6 +126,7 @@ class SlotReplica:
         arguments = _ARGUMENTS.validate_python(values)
         torch.set_num_threads(arguments.num_threads)
         share_turns()
+        keep_memory()
         with contextlib.suppress(RuntimeError):  # only the first call in a process counts; it has been made
             torch.set_num_interop_threads(1)
         secret = read_secret(arguments.run)
