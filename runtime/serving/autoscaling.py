@@ -89,7 +89,9 @@ def deployment_options(serving: ServingConfig, share: int) -> dict[str, Any]:
         "health_check_period_s": HEALTH_CHECK_PERIOD_S,
         "health_check_timeout_s": max(serving.answer_timeout_s / FAILED_CHECKS, LEAST_CHECK_S),
     }
-    if least == serving.max_replicas:
+    # By share 1 on it only grows. Serve takes a slot that gets or loses its policy for other code, and replaces all of
+    # its replicas, just when they are to get more traffic: so a slot has one at every share or at none.
+    if all(least_replicas(serving, at_share) == serving.max_replicas for at_share in (0, 1)):
         return options | {"num_replicas": least}
     return options | {
         "autoscaling_config": {

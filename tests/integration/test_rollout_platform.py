@@ -77,8 +77,8 @@ def plans(tmp_path: Path) -> str:
     return str(tmp_path)
 
 
-def num_ready(store: RolloutStore, slot: Slot) -> int:
-    return sum((replica.slot, replica.state) == (slot, "ready") for replica in store.replicas(ENDPOINT))
+def ready_ids(store: RolloutStore, slot: Slot) -> set[str]:
+    return {one.replica_id for one in store.replicas(ENDPOINT) if (one.slot, one.state) == (slot, "ready")}
 
 
 def least_in_serve(platform: Config, slot: Slot) -> int:
@@ -146,13 +146,15 @@ def test_moved_predictions_are_rolled_back_and_steady_ones_promoted(
         assert store.endpoint(ENDPOINT).share == 0
         wait_until(lambda: store.rollout(started["id"]).phase == "Progressing", timeout_s=60)
         canary = store.endpoint(ENDPOINT).canary
-        before = num_ready(store, canary)
+        before = ready_ids(store, canary)
         controller: Any = ray.get_actor(ACTOR_NAME, namespace=NAMESPACE)
         status: dict[str, Any] = ray.get(controller.status.remote(), timeout=20)
         os.kill(status["pid"], signal.SIGKILL)
         wait_until(lambda: store.rollout(started["id"]).phase == "Promoting", timeout_s=180)
         # All of the traffic came no sooner than the replicas for it; the old slot still has its own.
-        assert (before, num_ready(store, canary), num_ready(store, other_slot(canary))) == (1, 2, 2)
+        after = ready_ids(store, canary)
+        assert (len(before), len(after), len(ready_ids(store, other_slot(canary)))) == (1, 2, 2)
+        assert before < after, "the replica that was there stays"
         wait_until(lambda: not store.rollout(started["id"]).is_active, timeout_s=120)
         # Serve takes its time to stop replicas; what it was told is that one is enough.
         assert least_in_serve(platform, other_slot(canary)) == 1

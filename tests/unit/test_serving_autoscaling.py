@@ -10,7 +10,9 @@ import grpc
 import pytest
 from pydantic import ValidationError
 from ray.serve._private.constants import REPLICA_HEALTH_CHECK_UNHEALTHY_THRESHOLD
+from ray.serve._private.deploy_utils import get_app_code_version
 from ray.serve.config import AutoscalingConfig
+from ray.serve.schema import ServeApplicationSchema
 
 from runtime.config.serving import ServingConfig
 from runtime.models.bundle import load_bundle
@@ -44,6 +46,28 @@ def test_serve_takes_the_options() -> None:
     assert (config.min_replicas, config.max_replicas, config.get_target_ongoing_requests()) == (1, 5, 3)
     assert config.policy.get_policy().__name__ == wanted_replicas.__name__
     assert deployment_options(ServingConfig(endpoint="e"), 10_000)["num_replicas"] == 1
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"idle_replicas": 0},
+        {"min_replicas": 0, "idle_replicas": 0},
+        {"min_replicas": 2, "max_replicas": 2},
+        {"min_replicas": 2, "max_replicas": 2, "idle_replicas": 2, "least_replicas": 2},
+        {"min_replicas": 2, "max_replicas": 4, "least_replicas": 2},
+    ],
+)
+def test_no_share_makes_serve_replace_the_replicas(settings: dict[str, Any]) -> None:
+    serving = ServingConfig(endpoint="e", **settings)
+    versions = {
+        get_app_code_version(
+            ServeApplicationSchema(import_path="a:b", deployments=[deployment_options(serving, share)])
+        )
+        for share in (0, 1, 5000, 10_000)
+    }
+    assert len(versions) == 1
 
 
 def context(replicas: int, ongoing: list[float], through_serve: float = 0.0) -> Any:
