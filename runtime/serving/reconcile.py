@@ -13,6 +13,7 @@ import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from http.client import HTTPException
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -294,7 +295,8 @@ def probe(url: str, secret: str) -> dict[str, Any]:
     try:
         with urllib.request.urlopen(request, timeout=PROBE_TIMEOUT_S) as response:
             state = json.load(response)
-    except (OSError, ValueError):
+    except (OSError, ValueError, HTTPException):
+        # What answers may be no HTTP: a port that a replica has left may be another one's, for gRPC.
         return {}
     return state if isinstance(state, dict) else {}
 

@@ -1,5 +1,7 @@
 """The Serve configuration that the store's state becomes. No Serve."""
 
+import socket
+import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,7 +10,7 @@ from pydantic import TypeAdapter
 
 from runtime.config.cluster import ClusterConfig
 from runtime.config.serving import ServingConfig
-from runtime.serving.reconcile import _is_applied, _reason, _settings_of, _wants, render_serve_config
+from runtime.serving.reconcile import _is_applied, _reason, _settings_of, _wants, probe, render_serve_config
 from runtime.serving.replica import ReplicaArguments
 from runtime.store.records import EndpointState, ModelVersion, SlotState
 from tests.serving_example import example_config
@@ -123,3 +125,19 @@ def test_the_reason_is_the_replicas_own_exception() -> None:
     assert _reason(application) == "runtime.core.errors.RefusedError: model.safetensors was changed"
     assert _reason({"message": "no such module", "deployments": {}}) == "no such module"
     assert _reason({}) == "Serve gives no reason"
+
+
+def test_a_port_that_speaks_grpc_now_is_no_answer_of_a_replica() -> None:
+    settings_frame = b"\x00\x00\x00\x04\x00\x00\x00\x00\x00\n"
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer() -> None:
+            connection, _ = server.accept()
+            with connection:
+                connection.recv(4096)
+                connection.sendall(settings_frame)
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        assert probe(f"http://127.0.0.1:{server.getsockname()[1]}/v2/health/ready", "secret") == {}
+        thread.join()
