@@ -2,10 +2,12 @@
 
 Replicas come first, each asked directly on its own port. Where there is none (until the first one is up, while the only
 one is replaced, for a slot that scaled to zero) requests wait here in line, and the first replica takes them all. A few
-go on to Ray's ingress meanwhile, so that a slot which sleeps is woken. gRPC goes to the replicas alone.
+go on to Ray's ingress meanwhile, so that a slot which sleeps is woken. gRPC has no ingress behind it, so there one call
+goes to a listener that says nothing and hangs up: it is asked again, and until then the others have a line to be in.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from types import MappingProxyType
 
 from runtime.config.cluster import ClusterConfig
@@ -13,7 +15,7 @@ from runtime.serving.edge_counters import render_grpc_counting
 from runtime.serving.edge_keys import COUNT_FAILED_KEYS
 from runtime.serving.edge_replies import INTERNAL_ERRORS, grpc_internal_errors, grpc_reply, render_late, reply
 from runtime.serving.edge_servers import FEW_PLACES, NO_ADDRESS, PLACE
-from runtime.serving.edge_shares import grpc_app
+from runtime.serving.edge_shares import grpc_app, replicas_app
 from runtime.store.records import EdgeLimits
 
 RAY_INGRESS = "ray-ingress"
@@ -33,6 +35,9 @@ INGRESS_REQUESTS = 4
 CONNECT_MS = 250
 """HAProxy also waits so long after a connection that failed, before it tries another replica."""
 
+NUM_RETRIES = 5
+"""Of a request on other replicas; each is a repetition of what may have been computed."""
+
 GRPC_HEADERS = "hdr host teal hdr content-type application/grpc hdr te trailers"
 
 
@@ -43,9 +48,10 @@ def render_backend(
     *,
     limits: EdgeLimits,
     secret: str,
+    hold: Path,
     num_places: Mapping[str, int] = MappingProxyType({}),
 ) -> str:
-    """The backends that get the traffic, by HTTP and by gRPC.
+    """The backends that get the traffic, by HTTP and by gRPC, and one that counts replicas.
 
     `num_places`: of a backend, where they are not FEW_PLACES. Each replica is given `max_ongoing_requests` at a time;
     `max_waiting_requests` of the slot wait here, and beyond it the answer is 429 at once. While there is no replica
@@ -57,18 +63,6 @@ def render_backend(
     ]
     places = num_places.get(app, FEW_PLACES)
     has_replica = "\n".join(f"    acl has_replica srv_is_up({app}/{PLACE}{number})" for number in range(1, places + 1))
-    is_full, is_crowded, is_grpc_full = (
-        f"if {{ queue({name}) gt {number} }}"
-        for name, number in (
-            (app, limits.max_waiting_requests),
-            (app, NUM_HELD),
-            (grpc_app(app), limits.max_waiting_requests),
-        )
-    )
-    held_at = f"proc.held.{app.replace('-', '.')}"
-    overloaded = reply(429, *INTERNAL_ERRORS[429], f"{is_full} has_replica !catches_up", headers=" hdr retry-after 1")
-    crowded = reply(429, *INTERNAL_ERRORS[429], is_crowded, headers=" hdr retry-after 1")
-    grpc_overloaded = grpc_reply(429, *INTERNAL_ERRORS[429], is_grpc_full)
     # Unchecked: where every check fails, trying is better than refusing. No balancing ever takes it.
     tracking.append(f"    server last {hosts[0]}:{cluster.ports.serve} weight 0 backup")
     # One error takes a replica out, so that the retry goes elsewhere; a check brings it back within the second.
@@ -76,7 +70,10 @@ def render_backend(
     place = f"maxconn {limits.max_ongoing_requests} check inter 1s fall 1 rise 1 {observed}"
     # One event loop answers both ways, so this way is asked less often while it is well: its checks cost the most.
     grpc_place = place.replace("inter 1s", "inter 3s fastinter 1s downinter 1s")
-    grpc_places = num_places.get(grpc_app(app), FEW_PLACES)
+    grpc, grpc_places = grpc_app(app), num_places.get(grpc_app(app), FEW_PLACES)
+    counted = "\n".join(
+        f"    server {PLACE}{number} {NO_ADDRESS} track {grpc}/{PLACE}{number}" for number in range(1, grpc_places + 1)
+    )
     answer_ms = round(limits.answer_timeout_s * 1000)
     # A check is answered by the event loop that answers requests. A model at work for seconds keeps it from that, so a
     # check waits as long as a request does.
@@ -87,10 +84,10 @@ def render_backend(
     timeout server {answer_ms}ms
     http-request set-timeout server req.fhdr(x-timeout-ms) if {has_deadline}
     retry-on conn-failure empty-response response-timeout"""
+    # Who asks whether a model is ready shall be told so now.
+    absent = grpc_reply(503, *INTERNAL_ERRORS[503], "if !has_replica !{ path_end /ModelInfer }")
     return f"""backend {app}
     balance leastconn
-    option allbackups
-    timeout queue {HOLD_S}s
 {waits}
 {render_late(has_deadline)}
 {COUNT_FAILED_KEYS}
@@ -98,15 +95,12 @@ def render_backend(
     http-check send meth GET uri /v2/health/live hdr x-teal-edge {secret} hdr x-teal-arrived %[hostname]/%[date(0,ms)]
     http-check expect status 200
 {has_replica}
-    acl catches_up date,sub({held_at}) -m int lt {CATCH_UP_S}
-    http-request set-var({held_at}) date if !has_replica {{ queue({app}) gt 0 }}
-    http-request {overloaded}
-    http-request {crowded}
+{_render_line(app, limits, reply)}
     use-server last if {{ nbsrv({app}) eq 0 }}
     server-template {PLACE} 1-{places} {NO_ADDRESS} disabled {place}
 {chr(10).join(tracking)}
 
-backend {grpc_app(app)}
+backend {grpc}
     balance leastconn
 {waits}
 {alive}
@@ -115,9 +109,44 @@ backend {grpc_app(app)}
 {grpc_internal_errors()}
 {render_late(has_deadline)}
 {render_grpc_counting()}
-    http-request {grpc_overloaded}
+    acl has_replica nbsrv({replicas_app(app)}) gt 0
+    http-request {absent}
+{_render_line(grpc, limits, grpc_reply)}
     server-template {PLACE} 1-{grpc_places} {NO_ADDRESS} disabled proto h2 check-proto h2 {grpc_place}
+    server hold unix@{hold} proto h2 maxconn 1 backup
+
+backend {replicas_app(app)}
+{counted}
 """
+
+
+def render_hold(hold: Path) -> str:
+    """The listener behind gRPC's lines. Stands before the defaults, which are HTTP's."""
+    return f"""listen hold
+    mode tcp
+    timeout client {HOLD_S}s
+    bind unix@{hold} mode 600
+    tcp-request inspect-delay {HOLD_S // (NUM_RETRIES + 1)}s
+    tcp-request content reject if WAIT_END
+"""
+
+
+def _render_line(backend: str, limits: EdgeLimits, refuse: Callable[..., str]) -> str:
+    """Who may wait, and for how long. The backend's ACL has_replica says whether for a place or for a replica."""
+    held_at = f"proc.held.{backend.replace('-', '.')}"
+    # A line that is as long as it is because there was no replica refuses nobody who comes when there is one.
+    overloaded, crowded = (
+        refuse(
+            429, *INTERNAL_ERRORS[429], f"if {{ queue({backend}) gt {number} }}{unless}", headers=" hdr retry-after 1"
+        )
+        for number, unless in ((limits.max_waiting_requests, " has_replica !catches_up"), (NUM_HELD, ""))
+    )
+    return f"""    option allbackups
+    timeout queue {HOLD_S}s
+    acl catches_up date,sub({held_at}) -m int lt {CATCH_UP_S}
+    http-request set-var({held_at}) date if !has_replica {{ queue({backend}) gt 0 }}
+    http-request {overloaded}
+    http-request {crowded}"""
 
 
 def render_ingress(cluster: ClusterConfig, hosts: Sequence[str]) -> str:

@@ -11,7 +11,7 @@ from types import MappingProxyType
 from runtime.config.cluster import ClusterConfig
 from runtime.config.serving import EdgeConfig, ServingConfig
 from runtime.core.errors import ConfigError
-from runtime.serving.edge_backend import render_backend, render_ingress
+from runtime.serving.edge_backend import NUM_RETRIES, render_backend, render_hold, render_ingress
 from runtime.serving.edge_files import EdgeFiles
 from runtime.serving.edge_frontend import render_frontend
 from runtime.serving.edge_grpc import render_grpc_frontend
@@ -47,6 +47,7 @@ def render_config(
     hosts = list(serve_hosts) or [cluster.host]
     parts = [
         _render_global(cluster),
+        render_hold(files.hold),
         _render_defaults(),
         render_frontend(
             endpoints,
@@ -67,6 +68,7 @@ def render_config(
             hosts,
             limits=limits.get(endpoint.name) or limits_of(endpoint.name, serving),
             secret=secret,
+            hold=files.hold,
             num_places=num_places,
         )
         for endpoint in endpoints
@@ -101,7 +103,7 @@ def _render_defaults() -> str:
     option idle-close-on-response
     http-reuse always
     option redispatch 1
-    retries 5
+    retries {NUM_RETRIES}
     # Never 500: Ray's HAProxy turns its own 502, 503 and 504 into it, and so does code that has already run.
     retry-on conn-failure empty-response
 {internal_errors()}

@@ -79,6 +79,11 @@ class EdgeFiles:
         digest = hashlib.sha256(os.fsencode(self.directory)).hexdigest()[:16]
         return Path(tempfile.gettempdir()) / f"teal-edge-{os.getuid()}-{digest}" / "master.sock"
 
+    @property
+    def hold(self) -> Path:
+        """Where HAProxy itself takes a gRPC call while a slot has no replica."""
+        return self.socket.with_name("hold.sock")
+
 
 def touch_hint(paths: PathsConfig) -> None:
     """Ask the edge of this machine to read the store now. Only a hint: it does so on its own soon after."""

@@ -23,7 +23,7 @@ from runtime.serving.edge_access import (
 from runtime.serving.edge_files import EdgeFiles
 from runtime.serving.edge_limits import MAY_SLEEP
 from runtime.serving.edge_replies import CONTENT_TYPE, render_error_form, reply
-from runtime.serving.edge_shares import app_name, filled_slots, grpc_app
+from runtime.serving.edge_shares import app_name, filled_slots, replicas_app
 from runtime.store.records import FULL_SHARE, EndpointState
 
 LOCAL_BACKEND = "edge-local"
@@ -86,7 +86,7 @@ def render_frontend(
         "if { path /-/metrics } !is_from_here !{ var(txn.rights) -m sub ,metrics, }",
     )
     not_ready = reply(
-        503, "unavailable", "no replica of this slot can answer now", "if is_ready !{ var(txn.direct),nbsrv gt 0 }"
+        503, "unavailable", "no replica of this slot can answer now", "if is_ready !{ var(txn.replicas),nbsrv gt 0 }"
     )
     unavailable = reply(
         503,
@@ -144,7 +144,7 @@ def render_frontend(
     http-request wait-for-body time {_milliseconds(edge.body_timeout_s)} if METH_POST
 {render_split(reply)}
     acl is_ready path_end /ready
-    http-request set-var-fmt(txn.direct) {grpc_app("%[var(txn.app)]")} if is_ready
+    http-request set-var-fmt(txn.replicas) {replicas_app("%[var(txn.app)]")} if is_ready
     http-request {not_ready}
     http-request set-path /%[var(txn.app)]%[path]
 {render_request_headers(secret)}
@@ -180,7 +180,7 @@ def _render_local(endpoints: Sequence[EndpointState], files: EdgeFiles) -> str:
 def _render_ready(endpoints: Sequence[EndpointState], files: EdgeFiles) -> str:
     """Ready once each slot that gets traffic has a replica that can answer, but for those that may sleep.
 
-    Replicas are counted by their gRPC ports: those backends have nothing else in them, and no ingress behind.
+    Replicas are counted by their gRPC ports, as behind the others stands Ray's ingress.
     """
     lines = []
     for endpoint in endpoints:
@@ -189,7 +189,7 @@ def _render_ready(endpoints: Sequence[EndpointState], files: EdgeFiles) -> str:
             share_of_none = FULL_SHARE if slot == "blue" else 0
             lines.append(
                 f"    http-request return status 503 content-type {CONTENT_TYPE} string '{body}' if is_ready "
-                f"!{{ nbsrv({grpc_app(app_name(endpoint.name, slot))}) gt 0 }} "
+                f"!{{ nbsrv({replicas_app(app_name(endpoint.name, slot))}) gt 0 }} "
                 f"!{{ str({endpoint.name}),map({files.shares}),field(1,:) -m str {share_of_none} }} "
                 f"!{{ str({endpoint.name}),map({files.limits}),field(2,:) -m str {MAY_SLEEP} }}"
             )

@@ -23,7 +23,7 @@ from runtime.serving.edge_files import EdgeFiles
 from runtime.serving.edge_frontend import bind_address
 from runtime.serving.edge_limits import MAY_SLEEP
 from runtime.serving.edge_replies import grpc_internal_errors, grpc_reply
-from runtime.serving.edge_shares import grpc_app
+from runtime.serving.edge_shares import grpc_app, replicas_app
 from runtime.store.records import EndpointState
 
 SERVICE = "/inference.GRPCInferenceService/"
@@ -101,8 +101,9 @@ def render_grpc_frontend(
     # A slot may sleep that gets no request: Ray's ingress wakes it for one over HTTP, and holds that until it answers.
     http-request set-var(txn.sleeps) var(txn.endpoint),map({files.limits}),field(2,:)
     http-request set-var-fmt(txn.direct) {grpc_app("%[var(txn.app)]")}
+    http-request set-var-fmt(txn.replicas) {replicas_app("%[var(txn.app)]")}
     acl is_asleep var(txn.asleep) -m bool
-    http-request set-var(txn.asleep) bool(true) if {{ var(txn.sleeps) -m str {MAY_SLEEP} }} !{{ var(txn.direct),nbsrv gt 0 }}
+    http-request set-var(txn.asleep) bool(true) if {{ var(txn.sleeps) -m str {MAY_SLEEP} }} !{{ var(txn.replicas),nbsrv gt 0 }}
     http-request set-method GET if is_asleep
     http-request set-path /%[var(txn.app)]/v2/health/ready if is_asleep
     use_backend %[var(txn.app)] if is_asleep

@@ -9,8 +9,13 @@ def app_name(endpoint: str, slot: str) -> str:
 
 
 def grpc_app(app: str) -> str:
-    """Name of the backend with the gRPC ports of a slot's replicas, and with nothing else."""
+    """Name of the backend with the gRPC ports of a slot's replicas."""
     return f"{app}-grpc"
+
+
+def replicas_app(app: str) -> str:
+    """Name of the backend that nobody is sent to: it has a slot's replicas and nothing else, so that they count."""
+    return f"{app}-replicas"
 
 
 def share_value(endpoint: EndpointState) -> str:

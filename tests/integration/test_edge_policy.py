@@ -458,9 +458,9 @@ def test_a_refusal_over_grpc_has_its_status(edge: Edge, grpc_edge: GrpcClient) -
     assert statuses == {grpc.StatusCode.OK, grpc.StatusCode.RESOURCE_EXHAUSTED}
 
 
-def test_without_a_replica_grpc_is_unavailable(edge: Edge) -> None:
+def test_without_a_replica_a_question_over_grpc_is_unavailable(edge: Edge) -> None:
     client = GrpcClient(edge)
-    status, details = client.call(message("e"))
+    status, details = client.call(message("e"), method=INFER.replace("ModelInfer", "ModelReady"))
     assert (status, details) == (
         grpc.StatusCode.UNAVAILABLE,
         "unavailable: no replica can be reached; repeat the request",

@@ -20,6 +20,7 @@ from tests.waiting import wait_until
 
 METRICS_PAGE = Path(__file__).resolve().parents[2] / "docs/metrics.md"
 INFER = "/inference.GRPCInferenceService/ModelInfer"
+READY = "/inference.GRPCInferenceService/ModelReady"
 STATUSES = {
     b"internal": grpc.StatusCode.INTERNAL,
     b"bad": grpc.StatusCode.INVALID_ARGUMENT,
@@ -69,11 +70,10 @@ def call(lonely_edge: Edge) -> Callable[[bytes], grpc.StatusCode]:
     )
     lonely_edge.give(0)
     channel = grpc.insecure_channel(f"localhost:{lonely_edge.cluster.ports.edge_grpc}")
-    method = channel.unary_unary(INFER)
 
-    def call(request: bytes) -> grpc.StatusCode:
+    def call(request: bytes, method: str = INFER) -> grpc.StatusCode:
         try:
-            method(request, metadata=(("x-endpoint", "e"),), timeout=10)
+            channel.unary_unary(method)(request, metadata=(("x-endpoint", "e"),), timeout=10)
         except grpc.RpcError as error:
             return error.code()
         return grpc.StatusCode.OK
@@ -94,11 +94,12 @@ def test_grpc_answers_are_counted_by_whose_fault_they_are(
 
 
 def test_a_lost_grpc_replica_is_an_error_that_clients_saw(
-    lonely_edge: Edge, call: Callable[[bytes], grpc.StatusCode]
+    lonely_edge: Edge, call: Callable[..., grpc.StatusCode]
 ) -> None:
     lonely_edge.grpc_server.stop(0)  # type: ignore[attr-defined]
+    wait_until(lambda: lonely_edge.send("/v2/health/ready", method="GET", body=None)[0] == 503, timeout_s=10)
     before = counted(lonely_edge)
-    assert call(b"hello") == grpc.StatusCode.UNAVAILABLE
+    assert call(b"hello", READY) == grpc.StatusCode.UNAVAILABLE
     after = counted(lonely_edge)
     assert {name: after[name][0] - before[name][0] for name in after} == {"requests": 1, "errors": 1, "refused": 0}
 

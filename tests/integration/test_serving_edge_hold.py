@@ -1,23 +1,29 @@
 """Requests that come while a slot has no replica: they wait at the edge, and the first replica takes them all."""
 
 import asyncio
+import os
+import signal
 import threading
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
+import grpc
 import pytest
 from aiohttp import web
 
 from runtime.config.cluster import ClusterConfig
 from runtime.serving.edge_backend import INGRESS_REQUESTS
 from tests.integration.test_serving_edge_replicas import StandIn, answered_by
+from tests.integration.test_serving_edge_slots import replica_processes, servers_up
+from tests.replica_process import BODY
 from tests.serving_edge import Answer, Edge, Ingress
 from tests.waiting import wait_until
 
 NUM_ASKED = 250
 """So many that more than may wait are left once a replica has as many as it is given."""
 NUM_LATER = 20
+NUM_CALLS = 40
 
 
 class HoldingIngress(Ingress):
@@ -42,9 +48,9 @@ def holding(home: Edge) -> Iterator[HoldingIngress]:
     ingress.close()
 
 
-def num_waiting(edge: Edge) -> int:
-    text = edge.send("/-/metrics", method="GET", body=None)[2].decode()
-    (line,) = (line for line in text.splitlines() if line.startswith('haproxy_backend_current_queue{proxy="e-blue"}'))
+def num_waiting(edge: Edge, backend: str = "e-blue") -> int:
+    text, metric = edge.send("/-/metrics", method="GET", body=None)[2].decode(), "haproxy_backend_current_queue"
+    (line,) = (line for line in text.splitlines() if line.startswith(f'{metric}{{proxy="{backend}"}}'))
     return int(line.rpartition(" ")[2])
 
 
@@ -87,3 +93,30 @@ def test_an_ingress_that_fails_its_checks_is_tried_all_the_same(edge: Edge, ingr
 
     wait_until(are_all_down, timeout_s=20)
     assert [answered_by(edge.send()) for _ in range(8)] == ["ingress"] * 8
+
+
+def test_grpc_calls_wait_for_the_next_replica_and_questions_of_readiness_do_not(edge: Edge) -> None:
+    edge.give(0)
+    service = "/inference.GRPCInferenceService/"
+    message = b"\n\x01e"
+    with (
+        grpc.insecure_channel(f"127.0.0.1:{edge.cluster.ports.edge_grpc}") as channel,
+        ThreadPoolExecutor(NUM_CALLS) as pool,
+        replica_processes(edge, "blue") as (first,),
+    ):
+        call = channel.unary_unary(service + "ModelInfer")
+        wait_until(lambda: servers_up(edge, "e-blue-grpc") == 1, timeout_s=10)
+        assert call(message, timeout=10) == BODY
+        os.kill(first.pid, signal.SIGKILL)
+        asked = [pool.submit(call, message, timeout=25) for _ in range(NUM_CALLS)]
+        wait_until(lambda: servers_up(edge, "e-blue-grpc") == 0, timeout_s=10)
+        wait_until(lambda: num_waiting(edge, "e-blue-grpc") == NUM_CALLS - 1, timeout_s=10)
+        for name in ("ModelReady", "ServerReady"):
+            with pytest.raises(grpc.RpcError) as caught:
+                channel.unary_unary(service + name)(message, timeout=10)
+            assert caught.value.code() == grpc.StatusCode.UNAVAILABLE, caught.value
+        assert edge.send("/v2/models/e/ready", method="GET", body=None)[0] == 503
+        assert edge.send("/v2/health/ready", method="GET", body=None)[0] == 503
+        with replica_processes(edge, "blue"):
+            assert [one.result() for one in asked] == [BODY] * NUM_CALLS
+            assert edge.send("/v2/health/ready", method="GET", body=None)[0] == 200
