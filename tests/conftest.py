@@ -1,4 +1,4 @@
-"""Fixtures of the integration tests: one Ray cluster, and on it one platform, for the whole run."""
+"""Fixtures of several tests: one Ray cluster, and on it one platform, for the whole run; the example's model."""
 
 import os
 import subprocess
@@ -6,12 +6,16 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
 
 from runtime.cluster.free_ports import free_ports
 from runtime.config.schema import Config
+
+if TYPE_CHECKING:
+    from runtime.models.bundle import Bundle
 
 Teal = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -87,3 +91,14 @@ def teal(platform: Config) -> Teal:
         return done
 
     return run
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> "Bundle":
+    """The example's model, as a replica loads it."""
+    from runtime.models.bundle import load_bundle
+    from tests.serving_example import save_example_bundle
+
+    directory = tmp_path_factory.mktemp("bundle") / "b"
+    save_example_bundle(directory)
+    return load_bundle(directory)

@@ -17,12 +17,12 @@ import tritonclient.http as triton_http
 from tritonclient.utils import InferenceServerException
 
 from runtime.data.contract import feature_names
-from runtime.models.bundle import Bundle, load_bundle
+from runtime.models.bundle import Bundle
 from runtime.serving.listener import Listener
 from runtime.serving.oip_grpc import build_grpc_servicer, server_options
 from runtime.serving.oip_proto import inference_pb2 as messages
 from tests.serving_caller import SECRET, Caller
-from tests.serving_example import example_row, save_example_bundle
+from tests.serving_example import example_row
 from tests.serving_protocols import (
     Rows,
     arrow_scores,
@@ -82,13 +82,6 @@ class Servers:
 def _no_late_close(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its finaliser may run in any thread, which gevent does not bear."""
     monkeypatch.delattr(triton_http.InferenceServerClient, "__del__")
-
-
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    directory = tmp_path_factory.mktemp("bundle") / "b"
-    save_example_bundle(directory)
-    return load_bundle(directory)
 
 
 @pytest.fixture(scope="module")

@@ -10,23 +10,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runtime.models.bundle import Bundle, load_bundle
+from runtime.models.bundle import Bundle
 from runtime.serving.arrival import MAX_EDGES, WINDOW_S, ArrivalClock
 from runtime.serving.tracing import child_traceparent
 from tests.serving_caller import Caller
-from tests.serving_example import example_row, save_example_bundle
+from tests.serving_example import example_row
 from tests.serving_protocols import row_json
 
 NOW_MS = 1_800_000_000_000
 PREDICT = "/v1/models/example:predict"
 SECOND_NS = 1_000_000_000
-
-
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    directory = tmp_path_factory.mktemp("bundle") / "b"
-    save_example_bundle(directory)
-    return load_bundle(directory)
 
 
 class Clock:

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runtime.models.bundle import Bundle, load_bundle
+from runtime.models.bundle import Bundle
 from runtime.serving.arrow import parse_table
 from runtime.serving.codec import RequestFault
 from tests.serving_caller import Caller
-from tests.serving_example import example_columns, example_row, save_example_bundle
+from tests.serving_example import example_columns, example_row
 from tests.serving_protocols import arrow_scores, arrow_stream, as_table, row_json
 
 PREDICT = "/v1/models/example:predict"
@@ -32,13 +32,6 @@ class Tagged(pa.ExtensionType):  # type: ignore[misc]
     @classmethod
     def __arrow_ext_deserialize__(cls, _storage: pa.DataType, _serialized: bytes) -> "Tagged":
         return cls()
-
-
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    directory = tmp_path_factory.mktemp("bundle") / "b"
-    save_example_bundle(directory)
-    return load_bundle(directory)
 
 
 @pytest.fixture

@@ -12,22 +12,15 @@ import torch
 
 from runtime.config.schema import ModelConfig
 from runtime.data.encoding import Encoded, Encoding
-from runtime.models.bundle import Bundle, load_bundle
+from runtime.models.bundle import Bundle
 from runtime.models.linear import Linear
 from runtime.models.tabular import build_model
 from runtime.serving.codec import Explained
 from tests.serving_caller import Caller
-from tests.serving_example import example_columns, example_row, save_example_bundle
+from tests.serving_example import example_columns, example_row
 from tests.serving_protocols import arrow_stream, as_table, row_json
 
 PREDICT = "/v1/models/example:predict"
-
-
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    directory = tmp_path_factory.mktemp("bundle") / "b"
-    save_example_bundle(directory)
-    return load_bundle(directory)
 
 
 def test_attributions_of_a_row_add_up_to_its_score(bundle: Bundle, tmp_path: Path) -> None:

@@ -7,13 +7,13 @@ import orjson
 import pyarrow as pa
 import pytest
 
-from runtime.models.bundle import Bundle, load_bundle
+from runtime.models.bundle import Bundle
 from runtime.serving import arrow
 from runtime.serving.codec import RequestFault, parse_labels
 from runtime.serving.openapi import build_openapi
 from runtime.serving.scoring import Limits
 from tests.serving_caller import IDENTITY, Caller
-from tests.serving_example import example_columns, example_row, save_example_bundle
+from tests.serving_example import example_columns, example_row
 from tests.serving_protocols import arrow_stream, oip_json, row_json
 
 PREDICT = "/v1/models/example:predict"
@@ -21,13 +21,6 @@ INFER = "/v2/models/example/infer"
 ARROW = arrow.CONTENT_TYPE.decode()
 SOME_ID = "01890a5d-ac96-774b-bcce-b302099a8057"
 LARGEST = float(np.finfo(np.float32).max)
-
-
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    directory = tmp_path_factory.mktemp("bundle") / "b"
-    save_example_bundle(directory)
-    return load_bundle(directory)
 
 
 @pytest.fixture

@@ -7,19 +7,12 @@ import numpy as np
 import orjson
 import pytest
 
-from runtime.models.bundle import Bundle, load_bundle
+from runtime.models.bundle import Bundle
 from tests.serving_caller import Caller
-from tests.serving_example import example_row, save_example_bundle
+from tests.serving_example import example_row
 from tests.serving_protocols import oip_binary, oip_binary_scores, oip_json, row_json
 
 INFER = "/v2/models/example/infer"
-
-
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    directory = tmp_path_factory.mktemp("bundle") / "b"
-    save_example_bundle(directory)
-    return load_bundle(directory)
 
 
 @pytest.fixture

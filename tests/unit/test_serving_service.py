@@ -9,13 +9,13 @@ import orjson
 import pytest
 
 from runtime.core.ids import new_id, timestamp_ms
-from runtime.models.bundle import Bundle, load_bundle
+from runtime.models.bundle import Bundle
 from runtime.serving import asgi
 from runtime.serving.delta_log import ROW_BYTES
 from runtime.serving.payload import PayloadTable
 from runtime.telemetry.logs import JsonFormatter
 from tests import serving_caller
-from tests.serving_example import example_row, save_example_bundle
+from tests.serving_example import example_row
 
 PREDICT = "/example-blue/v1/models/example:predict"
 
@@ -26,13 +26,6 @@ class Caller(serving_caller.Caller):
     def __call__(self, path: str, body: bytes | list[bytes] = b"", **given: str) -> tuple[int, dict[str, str], Any]:
         status, headers, answer = self.ask(path, body, **given)
         return status, headers, orjson.loads(answer)
-
-
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    directory = tmp_path_factory.mktemp("bundle") / "b"
-    save_example_bundle(directory)
-    return load_bundle(directory)
 
 
 @pytest.fixture
