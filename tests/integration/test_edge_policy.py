@@ -1,4 +1,4 @@
-"""Who may ask a real edge, in what form and how often; over HTTP, TLS and gRPC."""
+"""Who may ask a real edge, in what form and how often; over HTTP and TLS."""
 
 import http.client
 import json
@@ -6,8 +6,6 @@ import socket
 import ssl
 import time
 from collections import Counter
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,8 +19,8 @@ from runtime.config.serving import EdgeConfig
 from runtime.governance.principals import allow, issue_token
 from runtime.serving.edge_files import touch_hint
 from runtime.serving.edge_tls import ensure_development_certificate, read_certificate
-from runtime.store.records import SLOTS, Replica
 from tests.serving_edge import MODEL, SECRET, Edge, Ingress
+from tests.serving_edge_grpc import GrpcClient, message
 from tests.waiting import wait_until
 
 KNOWN_TOKEN = "teal_0_known-to-nobody"
@@ -335,134 +333,3 @@ def test_an_edge_without_its_certificate_says_so_and_starts_once_there_is_one(ho
     assert wait_until(lambda: home.loop.status()["pid"], timeout_s=10)
     assert home.loop.status()["process_error"] is None
     home.loop.stop()
-
-
-# -- gRPC ------------------------------------------------------------------------------------------------------------
-
-INFER = "/inference.GRPCInferenceService/ModelInfer"
-
-
-class _Echo(grpc.GenericRpcHandler):  # type: ignore[misc]
-    """Answers any call with the metadata that came, as JSON."""
-
-    def service(self, call: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler:
-        metadata = {str(key): str(value) for key, value in call.invocation_metadata}
-
-        def answer(request: bytes, _context: grpc.ServicerContext) -> bytes:
-            return json.dumps({"method": call.method, "metadata": metadata, "size": len(request)}).encode()
-
-        return grpc.unary_unary_rpc_method_handler(answer)
-
-
-def message(name: str, size: int = 0) -> bytes:
-    """A ModelInferRequest: model_name, and `size` bytes of raw_input_contents."""
-    text = bytes([0x0A, len(name)]) + name.encode()
-    if size:
-        rest, length = size, b""
-        while rest >= 128:
-            length, rest = length + bytes([rest & 127 | 128]), rest >> 7
-        text += b"\x3a" + length + bytes([rest]) + b"x" * size
-    return text
-
-
-class GrpcClient:
-    def __init__(self, edge: Edge, root_certificates: bytes | None = None) -> None:
-        options = [("grpc.max_send_message_length", -1)]
-        address = f"localhost:{edge.cluster.ports.edge_grpc}"
-        if root_certificates is None:
-            self._channel = grpc.insecure_channel(address, options=options)
-        else:
-            self._channel = grpc.secure_channel(
-                address, grpc.ssl_channel_credentials(root_certificates), options=options
-            )
-
-    def call(self, body: bytes, *, method: str = INFER, gzip: bool = False, **metadata: str) -> tuple[Any, Any]:
-        """Status and answer, or status and details."""
-        named = [(name.replace("_", "-"), value) for name, value in metadata.items()]
-        compression = grpc.Compression.Gzip if gzip else None
-        try:
-            answer = self._channel.unary_unary(method)(body, metadata=named, timeout=10, compression=compression)
-        except grpc.RpcError as error:
-            return error.code(), error.details()
-        return grpc.StatusCode.OK, json.loads(answer)
-
-    def close(self) -> None:
-        self._channel.close()
-
-
-@pytest.fixture
-def grpc_edge(edge: Edge) -> Iterator[GrpcClient]:
-    """A client of the running edge, with one gRPC server behind the replicas of both slots."""
-    server = grpc.server(ThreadPoolExecutor(2), options=[("grpc.max_receive_message_length", -1)])
-    server.add_generic_rpc_handlers((_Echo(),))
-    grpc_ports = {slot: server.add_insecure_port("127.0.0.1:0") for slot in SLOTS}
-    server.start()
-    ports = dict(zip(SLOTS, (edge.cluster.ports.serve, edge.cluster.ports.serve_fallback), strict=True))
-    other = Ingress(replace(edge.cluster, ports=replace(edge.cluster.ports, serve=ports["green"])))
-    for slot in SLOTS:
-        edge.store.register_replica(
-            Replica(
-                replica_id=slot,
-                endpoint="e",
-                slot=slot,
-                host="127.0.0.1",
-                port=ports[slot],
-                grpc_port=grpc_ports[slot],
-                bundle_sha256=MODEL.bundle_sha256,
-                state="ready",
-                at=time.time(),
-            )
-        )
-    assert edge.loop.poll_now()
-    client = GrpcClient(edge)
-    wait_until(lambda: client.call(message("e"))[0] == grpc.StatusCode.OK, timeout_s=10)
-    yield client
-    client.close()
-    other.close()
-    server.stop(0)
-
-
-@pytest.mark.parametrize("size", [0, 100, 100_000, 3_000_000])
-def test_the_message_itself_names_the_endpoint(grpc_edge: GrpcClient, size: int) -> None:
-    status, seen = grpc_edge.call(message("e", size), x_slot="green", x_teal_edge="guess", authorization="")
-    assert status == grpc.StatusCode.UNAUTHENTICATED
-    status, seen = grpc_edge.call(message("e", size), x_slot="green", x_teal_edge="guess", x_principal="root")
-    assert (status, seen["method"], seen["size"]) == (grpc.StatusCode.OK, INFER, len(message("e", size)))
-    told = seen["metadata"]
-    assert (told["x-teal-edge"], told["x-principal"]) == (SECRET, "anonymous")
-    assert told["application"] == f"e-{told['x-slot']}"
-
-
-def test_both_protocols_split_alike(edge: Edge, grpc_edge: GrpcClient) -> None:
-    edge.give(3000)
-    over_http = edge.split(100)
-    over_grpc = {key: grpc_edge.call(message("e"), x_routing_key=key)[1]["metadata"]["x-slot"] for key in over_http}
-    assert over_grpc == over_http
-    assert set(over_http.values()) == {"blue", "green"}
-
-
-def test_metadata_names_the_endpoint_of_what_cannot_be_read(grpc_edge: GrpcClient) -> None:
-    assert grpc_edge.call(message("e", 1000), gzip=True)[0] == grpc.StatusCode.INVALID_ARGUMENT
-    assert grpc_edge.call(message("e", 1000), gzip=True, x_endpoint="e")[0] == grpc.StatusCode.OK
-    assert grpc_edge.call(b"", method="/inference.GRPCInferenceService/ServerLive")[0] == grpc.StatusCode.OK
-
-
-def test_a_refusal_over_grpc_has_its_status(edge: Edge, grpc_edge: GrpcClient) -> None:
-    assert grpc_edge.call(message("un known%")) == (grpc.StatusCode.NOT_FOUND, "not_found: no endpoint un known%")
-    assert grpc_edge.call(b"", method="/a.B/C")[0] == grpc.StatusCode.NOT_FOUND
-    secret = token(edge, "acme", roles=["feedback"])
-    assert grpc_edge.call(message("e"), authorization=bearer(secret))[0] == grpc.StatusCode.PERMISSION_DENIED
-    assert grpc_edge.call(message("e"), authorization=bearer(KNOWN_TOKEN))[0] == grpc.StatusCode.UNAUTHENTICATED
-    limited = token(edge, "few", rate=3)
-    statuses = {grpc_edge.call(message("e"), authorization=bearer(limited))[0] for _ in range(10)}
-    assert statuses == {grpc.StatusCode.OK, grpc.StatusCode.RESOURCE_EXHAUSTED}
-
-
-def test_without_a_replica_a_question_over_grpc_is_unavailable(edge: Edge) -> None:
-    client = GrpcClient(edge)
-    status, details = client.call(message("e"), method=INFER.replace("ModelInfer", "ModelReady"))
-    assert (status, details) == (
-        grpc.StatusCode.UNAVAILABLE,
-        "unavailable: no replica can be reached; repeat the request",
-    )
-    client.close()
