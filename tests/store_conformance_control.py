@@ -28,6 +28,16 @@ def replica(name: str) -> Replica:
 
 
 class ControlConformance(StoreTests):
+    # -- the audit chain's end -------------------------------------------------------------------------------------
+
+    def test_the_end_of_the_chain_is_read_from_a_time_on(self, store: ControlStore) -> None:
+        deploy_two(store)
+        rows = store.transitions()
+        assert len(rows) > 1
+        assert store.recent_transitions("") == rows
+        assert store.recent_transitions(rows[-1].at) == rows[-1:]
+        assert store.recent_transitions("9") == []
+
     # -- leases ----------------------------------------------------------------------------------------------------
 
     def test_a_lease_has_one_holder_and_its_token_rises_with_each_new_one(self, store: ControlStore) -> None:

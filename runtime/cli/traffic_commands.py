@@ -5,7 +5,7 @@ from typing import Annotated, Any
 import typer
 
 from runtime.cli import render, render_history
-from runtime.cli.context import Output, find_endpoint, read_config
+from runtime.cli.context import Output, find_endpoint, progress_bar, read_config
 from runtime.core.errors import RefusedError, UsageError
 from runtime.rollout import operations, traffic
 from runtime.store.records import Head
@@ -44,9 +44,19 @@ def shift(
     store = RolloutStore.of(config.paths)
     name = find_endpoint(config, store, endpoint)
     actor = traffic.current_actor()
-    moved = operations.shift(
-        config, store, name, share, actor=actor, reason=reason, force=force, key=key, is_rehearsed=dry_run
-    )
+    with progress_bar() as progress:
+        moved = operations.shift(
+            config,
+            store,
+            name,
+            share,
+            actor=actor,
+            reason=reason,
+            force=force,
+            key=key,
+            is_rehearsed=dry_run,
+            on_progress=progress.update,
+        )
     Output(is_json).show(moved, lambda: render.moved(moved))
 
 

@@ -13,7 +13,7 @@ from runtime.core.errors import TealError, UnreachableError
 from runtime.pipeline.notifications import start_notifier
 from runtime.pipeline.progress import Progress
 from runtime.pipeline.steps import Session
-from runtime.serving.registration import STALE_S
+from runtime.serving.registration import count_ready
 from runtime.store.control import ControlStore
 from runtime.store.records import SLOTS, EndpointState, Replica, Slot
 from runtime.store.rollouts import RolloutStore
@@ -106,7 +106,7 @@ def _stopped_if_it_fails(config: Config, *, is_new: bool) -> Iterator[None]:
 def _start_models(config: Config, session: Session) -> bool:
     """Whether Serve was given something new."""
     from runtime.cluster.token import read_token
-    from runtime.rollout.capacity import capacity_of_rollouts
+    from runtime.rollout.capacity import capacity_of_endpoints
     from runtime.serving.reconcile import reconcile
 
     session.progress.update("starting the deployed models")
@@ -115,7 +115,7 @@ def _start_models(config: Config, session: Session) -> bool:
             session.store,
             config,
             token=read_token(config.paths.run),
-            capacity=capacity_of_rollouts(session.store),
+            capacity=capacity_of_endpoints(session.store, config.rollout.rollback_window_s, time.time()),
             on_progress=session.progress.update,
         ).is_changed
     except TealError as error:
@@ -175,32 +175,21 @@ def _status(
         dashboard_url=f"http://{config.cluster.host}:{ports.dashboard}",
         metrics_url=f"http://{config.cluster.host}:{ports.monitor_metrics}/metrics",
         endpoints=endpoints,
-        ready=_count_ready(endpoints, session.store.replicas() if is_running else [], time.time() - STALE_S),
+        ready=_ready_by_slot(endpoints, session.store.replicas() if is_running else []),
         edge=edge_status() if is_running else None,
         edges=edges_status(config, session.store.edge_signs(), time.time()) if is_running else [],
         monitor=_monitor_status(config) if is_running else None,
     )
 
 
-def _count_ready(
-    endpoints: Sequence[EndpointState], replicas: Sequence[Replica], alive_since: float
-) -> dict[str, dict[Slot, int]]:
-    """A replica of a model that its slot held before is none."""
-    ready: dict[str, dict[Slot, int]] = {}
-    for endpoint in endpoints:
-        models = {slot: endpoint.slot(slot).model for slot in SLOTS}
-        ready[endpoint.name] = {slot: 0 for slot, model in models.items() if model is not None}
-        for replica in replicas:
-            model = models[replica.slot]
-            is_wanted = model is not None and replica.bundle_sha256 == model.bundle_sha256
-            if (
-                replica.endpoint == endpoint.name
-                and is_wanted
-                and replica.state == "ready"
-                and replica.at > alive_since
-            ):
-                ready[endpoint.name][replica.slot] += 1
-    return ready
+def _ready_by_slot(endpoints: Sequence[EndpointState], replicas: Sequence[Replica]) -> dict[str, dict[Slot, int]]:
+    now = time.time()
+    return {
+        endpoint.name: {
+            slot: count_ready(replicas, endpoint, slot, now) for slot in SLOTS if endpoint.slot(slot).model is not None
+        }
+        for endpoint in endpoints
+    }
 
 
 def _monitor_status(config: Config) -> dict[str, Any] | None:

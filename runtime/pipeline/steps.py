@@ -210,7 +210,7 @@ def deploy_version(
     it since. `is_rehearsed`: check all that can be checked without starting it, and write nothing.
     """
     from runtime.cluster.token import read_token
-    from runtime.rollout.capacity import capacity_of_rollouts
+    from runtime.rollout.capacity import capacity_of_endpoints
     from runtime.serving.reconcile import reconcile
     from runtime.store.rollouts import RolloutStore
 
@@ -245,7 +245,7 @@ def deploy_version(
         session.store,
         config,
         token=read_token(config.paths.run),
-        capacity=capacity_of_rollouts(RolloutStore.of(config.paths)),
+        capacity=capacity_of_endpoints(RolloutStore.of(config.paths), config.rollout.rollback_window_s, time.time()),
         on_progress=session.progress.update,
     )
     is_primary = session.store.endpoint(model.name).primary == slot

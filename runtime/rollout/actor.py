@@ -19,7 +19,7 @@ from runtime.core.errors import TealError, UnreachableError
 from runtime.core.ids import new_id
 from runtime.registry.mlflow_registry import Registry
 from runtime.rollout.aliases import AliasProjection
-from runtime.rollout.capacity import Capacity, capacity_of_rollouts
+from runtime.rollout.capacity import Capacity, capacity_of_endpoints
 from runtime.rollout.certificate import write_certificate
 from runtime.rollout.controller import Controller
 from runtime.rollout.labels import Labelled, LossReader
@@ -44,17 +44,19 @@ class RolloutActor:
 
     def __init__(self, config: Config, read_labelled: Callable[[Config, str, float], Labelled | None] | None) -> None:
         configure_logging()
+        self._config = config
         self._store = RolloutStore.of(config.paths)
+        self._capacity = Capacity(
+            self._store,
+            lambda endpoint, shares: tell_serve(self._store, config, endpoint, shares),
+            lambda endpoint: read_settings(config, endpoint),
+        )
         self._controller = Controller(
             self._store,
             PlatformWorld(
                 config,
                 lambda endpoint: read_totals(endpoint, config.monitoring.num_shards),
-                capacity=Capacity(
-                    self._store,
-                    lambda endpoint, shares: tell_serve(self._store, config, endpoint, shares),
-                    lambda endpoint: read_settings(config, endpoint),
-                ),
+                capacity=self._capacity,
                 labels=None if read_labelled is None else LossReader(partial(read_labelled, config)),
                 read_lives=partial(read_all_lives, config),
             ),
@@ -84,6 +86,7 @@ class RolloutActor:
         while not self._stopping.wait(interval_s):
             try:
                 self._controller.advance()
+                self._settle_capacity()
                 interval_s = LOOK_INTERVAL_S if self._store.rollouts(is_active=True) else IDLE_INTERVAL_S
                 self._error = None
             except Exception as error:
@@ -92,6 +95,12 @@ class RolloutActor:
                     logger.exception("the rollout controller waits")
                 self._error = str(error)
                 interval_s = IDLE_INTERVAL_S
+
+    def _settle_capacity(self) -> None:
+        """Serve follows shares that somebody moved by hand: the slot that lost them keeps its replicas for a while."""
+        wanted = capacity_of_endpoints(self._store, self._config.rollout.rollback_window_s, time.time())
+        in_rollouts = {rollout.endpoint for rollout in self._store.rollouts(is_active=True)}
+        self._capacity.settle([one for one in self._store.endpoints() if one.name not in in_rollouts], wanted)
 
     def _show_aliases(self) -> None:
         is_subscribed = False
@@ -136,7 +145,7 @@ def tell_serve(store: RolloutStore, config: Config, endpoint: str, shares: Mappi
     Does not wait for replicas: who asks counts them, and may want something else before they are there.
     """
     own = replace(config, serving=read_settings(config, endpoint))
-    capacity = {**capacity_of_rollouts(store), **shares}
+    capacity = {**capacity_of_endpoints(store, config.rollout.rollback_window_s, time.time()), **shares}
     token = read_token(config.paths.run)
     reconcile(store, own, token=token, capacity=capacity, keeps_settings=True, is_awaited=False)
 

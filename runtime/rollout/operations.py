@@ -1,16 +1,21 @@
 """What an operator does to traffic, whole: is the slot ready, change the store, hint the edges, wait for them."""
 
+import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from runtime.cluster.token import read_token
 from runtime.config.schema import Config
 from runtime.core.errors import NotFoundError, RefusedError
 from runtime.rollout import traffic
+from runtime.rollout.capacity import capacity_of_endpoints
+from runtime.serving.autoscaling import least_replicas
 from runtime.serving.edge_files import read_secret, touch_hint
 from runtime.serving.edge_shares import app_name
-from runtime.serving.reconcile import probe
-from runtime.store.records import FULL_SHARE, EndpointState, Slot
+from runtime.serving.reconcile import probe, read_settings, reconcile
+from runtime.serving.registration import count_ready
+from runtime.store.records import FULL_SHARE, SLOTS, EndpointState, Slot
 from runtime.store.rollouts import RolloutStore, check_no_rollout
 
 
@@ -36,8 +41,10 @@ def shift(
     force: bool = False,
     key: str | None = None,
     is_rehearsed: bool = False,
+    on_progress: Callable[[str], None] = lambda _text: None,
 ) -> Moved:
-    """Give the canary `share` basis points; more than it has only if its slot answers.
+    """Give the canary `share` basis points; more than it has only if its slot answers. Each slot has the replicas for
+    what it is to carry first: TealError if they do not come up, and nothing is moved.
 
     RefusedError while a rollout moves the traffic; `force` ends that. A repeated `key` moves nothing again and waits
     for the edges again. `is_rehearsed`: check everything, show what would be, write nothing.
@@ -48,6 +55,8 @@ def shift(
             check_no_rollout(store.active_rollout(endpoint))
         if share > state.share:
             check_slot_ready(config, state, state.canary)
+        if share != state.share and not is_rehearsed:
+            _make_room(config, store, state, share, on_progress)
     request = {"command": "shift", "endpoint": endpoint, "share": share, "force": force, "actor": actor}
     return _move(
         config,
@@ -143,6 +152,36 @@ def check_slot_ready(config: Config, state: EndpointState, slot: Slot) -> None:
         raise RefusedError(
             f"slot {slot} of {state.name!r} does not answer as {model.label}; `teal deploy {model.label}` starts it"
         )
+
+
+def _make_room(
+    config: Config, store: RolloutStore, state: EndpointState, share: int, on_progress: Callable[[str], None]
+) -> None:
+    """Have Serve start, and wait for, what both slots need once the canary has `share`."""
+    settings, after = read_settings(config, state.name), replace(state, share=share)
+    shares = {slot: after.slot_share(slot) for slot in SLOTS if state.slot(slot).model is not None}
+    rows = store.replicas(state.name)
+    lacking = [
+        f"{least} replicas in slot {slot}"
+        for slot, share_of_slot in shares.items()
+        # One that answers is there: that was checked, or the slot has traffic.
+        if (least := least_replicas(settings, share_of_slot)) > max(1, count_ready(rows, state, slot, time.time()))
+    ]
+    if not lacking:
+        return
+    on_progress(f"starting what is needed: {', '.join(lacking)}")
+    capacity = capacity_of_endpoints(store, config.rollout.rollback_window_s, time.time())
+    for slot, share_of_slot in shares.items():
+        app = app_name(state.name, slot)
+        capacity[app] = max(capacity.get(app, 0), share_of_slot)
+    reconcile(
+        store,
+        replace(config, serving=settings),
+        token=read_token(config.paths.run),
+        capacity=capacity,
+        keeps_settings=True,
+        on_progress=on_progress,
+    )
 
 
 def _move(

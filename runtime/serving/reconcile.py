@@ -27,7 +27,7 @@ from runtime.serving.autoscaling import deployment_options, least_replicas
 from runtime.serving.edge_files import read_secret
 from runtime.serving.edge_limits import limits_of
 from runtime.serving.edge_shares import app_name
-from runtime.serving.registration import STALE_S
+from runtime.serving.registration import count_ready
 from runtime.store.control import ControlStore
 from runtime.store.records import SLOTS, EndpointState, ModelVersion, Slot
 
@@ -107,7 +107,7 @@ def reconcile(
                 share = max(endpoint.slot_share(slot), capacity.get(app, 0))
                 least = least_replicas(settings[endpoint.name], share)
                 _wait_ready(client, config, app, model, deadline=deadline, on_progress=on_progress)
-                _wait_registered(store, endpoint.name, slot, model, least=least, deadline=deadline)
+                _wait_registered(store, endpoint, slot, least=least, deadline=deadline)
                 ready.append(app)
     return Reconciled(is_changed=is_changed, ready=tuple(ready), duration_s=time.monotonic() - started)
 
@@ -268,23 +268,13 @@ def _wants(application: dict[str, Any]) -> str:
     return ""
 
 
-def _wait_registered(
-    store: ControlStore, endpoint: str, slot: Slot, model: ModelVersion, *, least: int, deadline: float
-) -> None:
+def _wait_registered(store: ControlStore, endpoint: EndpointState, slot: Slot, *, least: int, deadline: float) -> None:
     """Until edges can send straight to as many replicas as the slot must have."""
-    while True:
-        ready = [
-            replica
-            for replica in store.replicas(endpoint)
-            if (replica.slot, replica.bundle_sha256, replica.state) == (slot, model.bundle_sha256, "ready")
-            and replica.at > time.time() - STALE_S
-        ]
-        if len(ready) >= least:
-            return
+    while (num_ready := count_ready(store.replicas(endpoint.name), endpoint, slot, time.time())) < least:
         if time.monotonic() > deadline:
             raise TealError(
-                f"{len(ready)} of {least} replicas of {model.label} are ready in {app_name(endpoint, slot)}; see `ray "
-                "status` for what they wait for, or raise serving.ready_timeout_s"
+                f"{num_ready} of {least} replicas are ready in {app_name(endpoint.name, slot)}; see `ray status` for "
+                "what they wait for, or raise serving.ready_timeout_s"
             )
         time.sleep(PROBE_INTERVAL_S)
 

@@ -7,11 +7,12 @@ Ray's ingress, so a late registration costs speed and no answer.
 import logging
 import threading
 import time
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Protocol
 
 from runtime.core.errors import TealError
-from runtime.store.records import Replica, ReplicaState
+from runtime.store.records import EndpointState, Replica, ReplicaState, Slot
 
 logger = logging.getLogger(__name__)
 
@@ -21,6 +22,15 @@ STALE_S = 4 * BEAT_S
 
 FORGOTTEN_S = 3600.0
 """After which its row is removed, by the next replica that starts."""
+
+
+def count_ready(rows: Iterable[Replica], endpoint: EndpointState, slot: Slot, now: float) -> int:
+    """How many replicas say that they can answer with the model that the slot holds; 0 if it holds none."""
+    model = endpoint.slot(slot).model
+    wanted = (endpoint.name, slot, "ready", None if model is None else model.bundle_sha256)
+    return sum(
+        (row.endpoint, row.slot, row.state, row.bundle_sha256) == wanted and row.at > now - STALE_S for row in rows
+    )
 
 
 class ReplicaRows(Protocol):

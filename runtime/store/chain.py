@@ -40,6 +40,15 @@ class AuditStore(Database):
         with self._read() as connection:
             return read_transitions(connection, endpoint)
 
+    def recent_transitions(self, since: str) -> list[Transition]:
+        """The end of the audit chain from that time on, as `at` has it; found from the end, however long the chain."""
+        columns = tables.transitions.c
+        earlier = select(columns.sequence).where(columns.at < since).order_by(columns.sequence.desc()).limit(1)
+        with self._read() as connection:
+            last = connection.execute(earlier).scalar() or 0
+            query = select(tables.transitions).where(columns.sequence > last).order_by(columns.sequence)
+            return [Transition(**row) for row in connection.execute(query).mappings()]
+
     def head(self) -> Head | None:
         """The last row of the chain, None while it is empty."""
         with self._read() as connection:

@@ -102,10 +102,11 @@ class EndpointStore(AuditStore):
         actor: str,
         action: str = "shift",
         reason: str = "",
+        rollout: str | None = None,
         expected_generation: int | None = None,
         fencing: Fencing | None = None,
     ) -> EndpointState:
-        """Give the canary `share` basis points. RefusedError if its slot is empty."""
+        """Give the canary `share` basis points; `rollout`: whose step it is. RefusedError if its slot is empty."""
         if not 0 <= share <= FULL_SHARE:
             raise UsageError(f"a share must be within 0..100 % but got {share / 100:g} %")
         with self._write() as connection:
@@ -113,7 +114,9 @@ class EndpointStore(AuditStore):
             state = read_endpoint(connection, endpoint)
             if share and state.slot(state.canary).model is None:
                 raise RefusedError(f"slot {state.canary} of {endpoint!r} holds no model; deploy one before shifting")
-            detail = {"from": state.share, "to": share, "canary": state.canary, "reason": reason}
+            detail: dict[str, Any] = {"from": state.share, "to": share, "canary": state.canary, "reason": reason}
+            if rollout is not None:
+                detail["rollout"] = rollout
             expected = _expected(expected_generation, state.generation)
             _advance(connection, endpoint, expected, actor, action, detail | _fenced(fencing), share=share)
             return read_endpoint(connection, endpoint)

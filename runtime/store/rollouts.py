@@ -192,6 +192,7 @@ class RolloutStore(ControlStore):
                     actor=after.changed_by,
                     action="rollback" if share < state.share else "shift",
                     reason=f"rollout {before.id}: {after.reason}",
+                    rollout=before.id,
                 )
                 generation = moved.generation
             if is_promotion:

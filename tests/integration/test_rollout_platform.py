@@ -77,13 +77,13 @@ def plans(tmp_path: Path) -> str:
     return str(tmp_path)
 
 
-def ready_ids(store: RolloutStore, slot: Slot) -> set[str]:
-    return {one.replica_id for one in store.replicas(ENDPOINT) if (one.slot, one.state) == (slot, "ready")}
+def ready_ids(store: RolloutStore, slot: Slot, endpoint: str = ENDPOINT) -> set[str]:
+    return {one.replica_id for one in store.replicas(endpoint) if (one.slot, one.state) == (slot, "ready")}
 
 
-def least_in_serve(platform: Config, slot: Slot) -> int:
+def least_in_serve(platform: Config, slot: str, endpoint: str = ENDPOINT) -> int:
     client = ServeClient(platform.cluster, read_token(platform.paths.run))
-    (deployment,) = client.details()["applications"][f"{ENDPOINT}-{slot}"]["deployed_app_config"]["deployments"]
+    (deployment,) = client.details()["applications"][f"{endpoint}-{slot}"]["deployed_app_config"]["deployments"]
     return int(deployment["autoscaling_config"]["min_replicas"])
 
 
@@ -178,3 +178,22 @@ def test_moved_predictions_are_rolled_back_and_steady_ones_promoted(
     assert alias_of(ENDPOINT, "champion").version in (3, "3")
     assert "already" not in teal("rollout", "history", ENDPOINT).stdout
     assert store.verify_audit().faults == []
+
+
+def test_a_share_moved_by_hand_finds_its_replicas(platform: Config, teal: Teal, tmp_path: Path) -> None:
+    """Both before the share rises; and the slot that lost it keeps its own for the rollback window."""
+    name = "room-test"
+    store = RolloutStore(platform.paths.control)
+    serving = replace(platform.serving, endpoint=name, min_replicas=2, max_replicas=2, idle_replicas=1)
+    for version in (1, 2):
+        model = replace(example_model_version(tmp_path / f"v{version}", version=version), name=name)
+        store.record_model_version(model)
+        store.assign_slot(name, None, model, actor="tester")
+    reconcile(store, replace(platform, serving=serving), token=read_token(platform.paths.run))
+    (before,) = ready_ids(store, "green", name)
+    assert len(ready_ids(store, "blue", name)) == 2
+    teal("shift", "100", "--endpoint", name)
+    after = ready_ids(store, "green", name)
+    assert (len(after), before in after) == (2, True)
+    assert [least_in_serve(platform, slot, name) for slot in ("green", "blue")] == [2, 2]
+    store.close()

@@ -167,7 +167,7 @@ def test_status_counts_the_replicas_that_answer_for_what_a_slot_holds(tmp_path: 
     ]  # fmt: skip
     for number, change in enumerate(others):
         store.register_replica(replace(replica, replica_id=str(number), **change))
-    ready = platform._count_ready(store.endpoints(), store.replicas(), now - 60)
+    ready = platform._ready_by_slot(store.endpoints(), store.replicas())
     assert ready == {ENDPOINT: {"blue": 2, "green": 0}}
     console = Console(width=200, file=io.StringIO(), force_terminal=True)
     store.set_share(ENDPOINT, 1000, actor="ann")

@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 
 from runtime.config.serving import ServingConfig
+from runtime.core.clock import utc_text
 from runtime.core.errors import TealError
-from runtime.rollout.capacity import Capacity, capacity_of_rollouts
-from runtime.store.records import SLOTS, EndpointState, Replica, Slot, SlotState
-from tests.rollout_world import ENDPOINT, Site, example_model, example_plan
+from runtime.rollout.capacity import Capacity, capacity_of_endpoints, standing_capacity
+from runtime.store.records import SLOTS, EndpointState, Replica, Slot, SlotState, Transition
+from tests.rollout_world import ENDPOINT, Site, example_model, example_plan, open_store
 from tests.waiting import wait_until
 
 SETTINGS = ServingConfig(endpoint=ENDPOINT, min_replicas=4, max_replicas=4, idle_replicas=1)
@@ -24,6 +25,10 @@ STATE = EndpointState(
     blue=SlotState(slot="blue", model=example_model(1)),
     green=SlotState(slot="green", model=example_model(2)),
 )
+
+
+def wanted_now(site: Site) -> dict[str, int]:
+    return capacity_of_endpoints(site.store, 60.0, time.time())
 
 
 def test_no_share_goes_up_before_there_is_room_for_it(tmp_path: Path) -> None:
@@ -59,7 +64,7 @@ def test_a_pause_wants_nothing_of_the_step_after_it(tmp_path: Path) -> None:
     site.run(60, until="Paused")
     site.run(2)
     assert site.world.wanted["green"] == 1000
-    assert capacity_of_rollouts(site.store)[f"{ENDPOINT}-blue"] == 10_000
+    assert wanted_now(site)[f"{ENDPOINT}-blue"] == 10_000
 
 
 def test_a_plan_may_do_without(tmp_path: Path) -> None:
@@ -67,7 +72,7 @@ def test_a_plan_may_do_without(tmp_path: Path) -> None:
     site.world.room["green"] = 0
     site.start()
     site.run(200, until="Succeeded")
-    assert (site.world.wanted, capacity_of_rollouts(site.store)) == ({}, {})
+    assert (site.world.wanted, wanted_now(site)) == ({}, {})
 
 
 class Rows:
@@ -139,3 +144,59 @@ def test_a_failure_is_shown_and_tried_again(monkeypatch: pytest.MonkeyPatch) -> 
     assert "after it failed: Serve is away" in str(capacity.ask(STATE, wanted))
     is_down.clear()
     wait_until(lambda: capacity.ask(STATE, wanted) == "2 of 3 replicas of flights-green are ready", timeout_s=10)
+
+
+# -- without a rollout -------------------------------------------------------------------------------------------------
+
+
+def test_what_somebody_took_from_a_slot_it_can_carry_until_the_window_is_over(tmp_path: Path) -> None:
+    store = open_store(tmp_path)
+    began = utc_text(time.time())
+
+    def wanted(recent: list[Transition]) -> dict[Slot, int]:
+        return standing_capacity(store.endpoint(ENDPOINT), recent)
+
+    store.set_share(ENDPOINT, 2500, actor="ann")
+    assert wanted(store.recent_transitions(began)) == {"blue": 10_000, "green": 0}
+    assert wanted([]) == {"blue": 10_000}, "the primary may have to take it back at any time"
+    store.set_share(ENDPOINT, 10_000, actor="ann")
+    store.promote(ENDPOINT, actor="ann")
+    assert wanted(store.recent_transitions(began)) == {"blue": 10_000, "green": 2500}
+    assert wanted([]) == {}, "the old slot shrinks to what it needs without traffic"
+    assert capacity_of_endpoints(store, 60.0, time.time()) == {f"{ENDPOINT}-blue": 10_000, f"{ENDPOINT}-green": 2500}
+    assert capacity_of_endpoints(store, 60.0, time.time() + 61.0) == {}
+    store.close()
+
+
+def test_steps_of_a_rollout_are_its_own_affair(tmp_path: Path) -> None:
+    site = Site(tmp_path)
+    site.start()
+    site.run(200, until="Succeeded")
+    assert [row.detail["to"] for row in site.store.transitions() if row.action == "shift"] == [1000, 5000, 10_000]
+    assert wanted_now(site) == {}
+
+
+def test_serve_follows_a_share_that_was_set_by_hand() -> None:
+    rows, told = Rows(blue=4, green=1), []
+
+    def apply(_endpoint: str, shares: Mapping[str, int]) -> None:
+        told.append(dict(shares))
+
+    capacity = Capacity(rows, apply, lambda _endpoint: SETTINGS)
+
+    def settle(state: EndpointState, **wanted: int) -> list[dict[str, int]]:
+        capacity.settle([state], {f"{ENDPOINT}-{slot}": share for slot, share in wanted.items()})
+        capacity.finish()
+        return told
+
+    assert settle(STATE, blue=10_000) == [], "all is as it should be"
+    ended = replace(STATE, primary="green", share=0, generation=5)
+    rows.numbers["green"] = 4
+    assert settle(ended, blue=10_000) == [{"flights-blue": 10_000, "flights-green": 10_000}]
+    settle(ended, blue=10_000)
+    assert settle(ended)[1:] == [{"flights-blue": 0, "flights-green": 10_000}], "the window is over"
+    for _ in range(3):
+        assert len(settle(ended)) == 2, "told once"
+    rows.numbers["blue"] = 0
+    again = replace(ended, generation=6, share=5000)
+    assert len(settle(again, green=10_000)) == 2, "a slot that is being deployed is not our affair"
