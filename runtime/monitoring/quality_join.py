@@ -44,10 +44,10 @@ class Joined:
 def join_labels(rows: pa.Table, labels: pa.Table, policy: Literal["first", "last"], late_after_s: float) -> Joined:
     """Apply labels in the order they came. `rows` hold each key once."""
     labels = labels.sort_by("received_at")
-    places = pc.index_in(_keys(labels), value_set=_keys(rows).combine_chunks())
-    is_known = pc.is_valid(places)
-    unknown, labels = labels.filter(pc.invert(is_known)), labels.filter(is_known)
-    row_of = np.asarray(places.drop_null(), dtype=np.int64)
+    row_of = _places(labels, rows)
+    is_known = row_of >= 0
+    unknown, labels = labels.filter(pa.array(~is_known)), labels.filter(pa.array(is_known))
+    row_of = row_of[is_known]
     order = np.argsort(row_of, kind="stable")
     row_of = row_of[order]
     given = np.asarray(labels["label"], dtype=np.int64)[order]
@@ -86,8 +86,8 @@ def add_predictions(rows: pa.Table | None, logged: pa.Table) -> tuple[pa.Table, 
     empty = np.full(distinct.num_rows, -1)
     fresh = _with_labels(distinct, empty, empty)
     if rows is not None:
-        is_new = pc.is_null(pc.index_in(_keys(fresh), value_set=_keys(rows).combine_chunks()))
-        fresh = pa.concat_tables([rows, fresh.filter(is_new)], promote_options="permissive")
+        is_new = _places(fresh, rows) < 0
+        fresh = pa.concat_tables([rows, fresh.filter(pa.array(is_new))], promote_options="permissive")
     num_before = 0 if rows is None else rows.num_rows
     return fresh, logged.num_rows - (fresh.num_rows - num_before)
 
@@ -115,6 +115,17 @@ def _id_days(texts: pa.Array) -> Ints:
     stamps = digits @ (16 ** np.arange(len(_TIME_PLACES), dtype=np.int64)[::-1])
     days[has_length] = np.where(is_id, stamps // 86_400_000, -1)
     return days
+
+
+def _places(few: pa.Table, rows: pa.Table) -> Ints:
+    """For each of a few keys the row that has it, -1 where none does. Costs memory by the few, not by the rows."""
+    is_near = pc.is_in(rows["prediction_id"], value_set=pc.unique(few["prediction_id"]))
+    near = np.flatnonzero(np.asarray(is_near))
+    if not near.size:
+        return np.full(few.num_rows, -1, dtype=np.int64)
+    found = pc.index_in(_keys(few), value_set=_keys(rows.select(ROW_KEY).take(pa.array(near))).combine_chunks())
+    at = np.asarray(found.fill_null(-1), dtype=np.int64)
+    return np.where(at >= 0, near[at], -1)
 
 
 def _keys(table: pa.Table) -> pa.ChunkedArray:

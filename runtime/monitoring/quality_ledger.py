@@ -105,18 +105,30 @@ class QualityLedger:
         with self._lock():
             return self._update(self._read_state(), now)
 
-    def read(self, since: datetime | None = None, until: datetime | None = None) -> tuple[State, pa.Table]:
-        """Predictions of `since` <= at < `until` with their labels, as the last update left them."""
+    def read(
+        self,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        *,
+        columns: Sequence[str] | None = None,
+    ) -> tuple[State, pa.Table]:
+        """Predictions of `since` <= at < `until` with their labels, as the last update left them.
+
+        `columns`: all by default. Ids are half of all bytes, and figures need none; `at` must be among them.
+        """
         with self._lock():
             state = self._read_state()
             tables = [
-                pq.read_table(self._directory / name, partitioning=None)
+                _read_columns(self._directory / name, columns)
                 for day, name in sorted(state.days.items())
                 # An id is made a moment after the request arrived, so a row may stand under the day after its own.
                 if (since is None or _day_start(day) > since - timedelta(days=1))
                 and (until is None or _day_start(day) < until + timedelta(days=1))
             ]
-        rows = pa.concat_tables(tables, promote_options="permissive") if tables else self._empty()
+        empty = (
+            self._empty() if columns is None else self._empty().select(_present(columns, self._empty().column_names))
+        )
+        rows = pa.concat_tables(tables, promote_options="permissive") if tables else empty
         for bound, compare in ((since, pc.greater_equal), (until, pc.less)):
             if bound is not None:
                 rows = rows.filter(compare(rows["at"], pa.scalar(bound, rows["at"].type)))
@@ -278,6 +290,16 @@ class _Work:
         self.num_late += joined.num_late
         self.num_repeated_predictions += num_repeated_predictions
         return joined.unknown
+
+
+def _read_columns(path: Path, columns: Sequence[str] | None) -> pa.Table:
+    """Those that are there: the contract may have got some since."""
+    names = None if columns is None else _present(columns, pq.read_schema(path).names)
+    return pq.read_table(path, columns=names, partitioning=None)
+
+
+def _present(columns: Sequence[str], among: Sequence[str]) -> list[str]:
+    return [name for name in columns if name in among]
 
 
 def _is_void(changes: Changes, known: int | None) -> bool:

@@ -17,6 +17,7 @@ from ray.exceptions import RayError
 from runtime.cluster.nodes import ON_HEAD
 from runtime.config.schema import Config
 from runtime.core.errors import UnreachableError
+from runtime.core.memory import give_memory_back
 from runtime.monitoring.actor import monitor_drift, monitor_status
 from runtime.pipeline.quality_signals import RECENT_S
 from runtime.pipeline.quality_watch import MonitorView, QualityWatch
@@ -35,6 +36,8 @@ class AlertsActor:
 
     def __init__(self, config: Config) -> None:
         configure_logging()
+        # A look reads the window's rows. Arrow's own allocator would keep what they needed, and more with each look.
+        pa.set_memory_pool(pa.system_memory_pool())
         self._config = config
         self._watch = QualityWatch(config=config, store=ControlStore.of(config.paths), read_monitor=self._read_monitor)
         self._error: str | None = None
@@ -66,9 +69,7 @@ class AlertsActor:
                 # Whatever is wrong now may be right in the next look; `status` says so, and the metric's age.
                 logger.exception("a look failed")
                 self._error = repr(error)
-            # A look reads the day's rows, and the allocators would keep what they needed for it until the next one.
-            for pool in (pa.default_memory_pool(), pa.system_memory_pool()):
-                pool.release_unused()
+            give_memory_back()
 
     def _read_monitor(self, now: float) -> MonitorView | None:
         try:

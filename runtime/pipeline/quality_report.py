@@ -36,6 +36,7 @@ PERIODS: dict[Period, str] = {
 Cluster = Literal["day", "hour", "row"]
 CLUSTERS: tuple[tuple[Cluster, int], ...] = (("day", 86_400_000_000), ("hour", 3_600_000_000))
 MIN_CLUSTERS = 5
+MEASURED_COLUMNS = ("at", "slot", "model_name", "model_version", "score", "label")
 MAX_AUTO_PERIODS = 40
 """Without a period asked for, the finest one that gives no more than so many."""
 
@@ -133,7 +134,7 @@ def read_quality(
         known = ", ".join(one.name for one in store.endpoints()) or "none, `teal deploy` makes one"
         raise NotFoundError(f"endpoint {endpoint!r} has not answered yet, so nothing was logged; endpoints: {known}")
     bounds = [None if text is None else parse_moment(text) for text in (since, until)]
-    state, rows = ledger.read(*bounds)
+    state, rows = ledger.read(*bounds, columns=[*MEASURED_COLUMNS, *(columns[name] for name in dict.fromkeys(slices))])
     period = period or _choose_period(rows)
     models = pc.binary_join_element_wise(rows["model_name"], rows["model_version"].cast(pa.string()), ":")
     recorded = {label: find_reference(store, label) for label in pc.unique(models).to_pylist()}

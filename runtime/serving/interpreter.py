@@ -1,31 +1,11 @@
-"""What a replica asks of its interpreter and allocator, so that nothing but its own work holds up an answer."""
+"""What a replica asks of the Python interpreter, so that nothing but its own work holds up an answer."""
 
-import contextlib
-import ctypes
 import gc
 import sys
 
 SWITCH_INTERVAL_S = 0.0005
 FULL_COLLECTION_EVERY = 100
 """Collections of the middle generation between two of everything; Python's own is 10."""
-
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
-"""Of glibc's malloc.h."""
-KEPT_BYTES = 256 * 1024 * 1024
-LARGEST_KEPT_BYTES = 32 * 1024 * 1024
-"""More glibc does not take for the second one."""
-
-
-def keep_memory() -> None:
-    """What a pass of the model frees is used by the next one, and not given back to the kernel in between.
-
-    By itself glibc may give them back, or not, as they happen to lie: a net with 2 MiB between its layers took 250 page
-    faults a pass, and a tenth longer. Does nothing where malloc is not glibc's.
-    """
-    with contextlib.suppress(AttributeError):
-        mallopt = ctypes.CDLL(None).mallopt
-        mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)
-        mallopt(M_MMAP_THRESHOLD, LARGEST_KEPT_BYTES)
 
 
 def share_turns() -> None:

@@ -20,12 +20,13 @@ from pydantic.dataclasses import dataclass
 from ray import serve
 from ray.serve.config import BackpressureConfig
 
+from runtime.core.memory import keep_memory
 from runtime.serving.autoscaling import DEPLOYMENT, ONGOING
 from runtime.serving.counters import Delta, Pusher
 from runtime.serving.delta_log import DeltaLog
 from runtime.serving.edge_files import read_pii_key, read_secret
 from runtime.serving.grpc_listener import GrpcListener
-from runtime.serving.interpreter import keep_memory, settle_garbage, share_turns
+from runtime.serving.interpreter import settle_garbage, share_turns
 from runtime.serving.listener import Listener, bind_in_range
 from runtime.serving.payload import Answer, Feedback, PayloadTable, build_feedback, feedback_uri, payload_uri
 from runtime.serving.registration import Registration
