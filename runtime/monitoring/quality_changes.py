@@ -1,6 +1,6 @@
 """What a Delta table got since a version that was read before: only the files that are new since then."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,10 +16,27 @@ from runtime.data.parquet import check_plain_file
 class Changes:
     version: int | None
     """The newest version, None where there is no table."""
-    rows: pa.Table | None
-    """The rows that are new since then; None where there is no table."""
     is_whole: bool
-    """True if `rows` is all of the table: what was read before does not count any more."""
+    """True if the rows are all of the table: what was read before does not count any more."""
+    rows: ds.Dataset | None = None
+    """Those that are new since then; None where none are."""
+    columns: tuple[str, ...] = ()
+
+    def tables(self, num_rows: int) -> Iterator[pa.Table]:
+        """The new rows in the order of their files, about `num_rows` at a time."""
+        if self.rows is None:
+            return
+        gathered: list[pa.RecordBatch] = []
+        batches = self.rows.to_batches(
+            columns=list(self.columns), batch_size=num_rows, batch_readahead=1, fragment_readahead=1
+        )
+        for batch in batches:
+            gathered.append(batch)
+            if sum(one.num_rows for one in gathered) >= num_rows:
+                yield pa.Table.from_batches(gathered)
+                gathered = []
+        if gathered:
+            yield pa.Table.from_batches(gathered)
 
 
 def read_changes(uri: str, since: int | None, columns: Sequence[str]) -> Changes:
@@ -29,22 +46,21 @@ def read_changes(uri: str, since: int | None, columns: Sequence[str]) -> Changes
     an erasure or a compaction.
     """
     if not DeltaTable.is_deltatable(uri):
-        return Changes(version=None, rows=None, is_whole=True)
+        return Changes(version=None, is_whole=True)
     table = DeltaTable(uri)
     newest = table.version()
     files = table.file_uris()
     before = _files_at(uri, since, newest)
     is_whole = before is None or not before <= set(files)
     fresh = sorted(files if before is None or is_whole else set(files) - before)
-    schema = pa.schema(table.schema().to_arrow())
-    wanted = [name for name in columns if name in schema.names]
     if not fresh:
-        empty = schema.empty_table().select(wanted)
-        return Changes(version=newest, rows=empty, is_whole=is_whole)
+        return Changes(version=newest, is_whole=is_whole)
     for path in fresh:
         check_plain_file(Path(path.removeprefix("file://")))
+    schema = pa.schema(table.schema().to_arrow())
     rows = ds.dataset([path.removeprefix("file://") for path in fresh], schema=schema, format="parquet")
-    return Changes(version=newest, rows=rows.to_table(columns=wanted), is_whole=is_whole)
+    wanted = tuple(name for name in columns if name in schema.names)
+    return Changes(version=newest, is_whole=is_whole, rows=rows, columns=wanted)
 
 
 def _files_at(uri: str, version: int | None, newest: int) -> set[str] | None:

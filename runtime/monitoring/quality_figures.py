@@ -43,7 +43,7 @@ class Figures:
     num_rows: int
     """Predictions logged."""
     num_labelled: int
-    """Of which a label came back; every figure below is of these."""
+    """Of which a label came back; every figure below is of these, or of an even sample of very many."""
     auc: Estimate
     log_loss: Estimate
     brier: Estimate

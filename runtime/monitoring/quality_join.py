@@ -1,4 +1,4 @@
-"""One day's predictions joined with labels as they come: late ones, repeated ones, ones that contradict. Pure.
+"""Predictions joined with labels as they come: late ones, repeated ones, ones that contradict. Pure.
 
 A row is known by its prediction id and its number in the request. It does not know files or versions.
 """
@@ -29,7 +29,7 @@ for _value, _digit in enumerate("0123456789abcdef"):
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Joined:
     rows: pa.Table
-    """The day's predictions with `label` and `received_at`, null where none came."""
+    """The predictions with `label` and `received_at`, null where none came."""
     fresh: pa.Table
     """Those that got their first label now."""
     unknown: pa.Table
@@ -92,29 +92,28 @@ def add_predictions(rows: pa.Table | None, logged: pa.Table) -> tuple[pa.Table, 
     return fresh, logged.num_rows - (fresh.num_rows - num_before)
 
 
-def days_of(prediction_ids: pa.ChunkedArray, otherwise: pa.ChunkedArray) -> Ints:
-    """Days since 1970 that the ids were made at; for an id that tells no time the day of `otherwise`."""
+def made_ms(prediction_ids: pa.ChunkedArray, otherwise: pa.ChunkedArray) -> Ints:
+    """Milliseconds since 1970 that the ids were made at; for an id that tells no time those of `otherwise`."""
     encoded = prediction_ids.combine_chunks().dictionary_encode()
-    fallback = np.asarray(otherwise.cast(pa.int64()), dtype=np.int64) // 86_400_000_000
+    fallback = np.asarray(otherwise.cast(pa.int64()), dtype=np.int64) // 1000
     if not len(encoded):
         return fallback
-    found = _id_days(encoded.dictionary)[np.asarray(encoded.indices, dtype=np.int64)]
+    found = _id_ms(encoded.dictionary)[np.asarray(encoded.indices, dtype=np.int64)]
     return np.where(found >= 0, found, fallback)
 
 
-def _id_days(texts: pa.Array) -> Ints:
-    """Day of each uuid7 (see `runtime.core.ids`), -1 for other texts; all at once, as there are as many as requests."""
-    days = np.full(len(texts), -1, dtype=np.int64)
+def _id_ms(texts: pa.Array) -> Ints:
+    """Of each uuid7 (see `runtime.core.ids`), -1 for other texts; all at once, as there are as many as requests."""
+    stamps = np.full(len(texts), -1, dtype=np.int64)
     has_length = np.asarray(pc.equal(pc.binary_length(texts), UUID_BYTES))
     letters = "".join(texts.filter(pa.array(has_length)).to_pylist()).encode()
     if not letters or len(letters) % UUID_BYTES:
-        return days
+        return stamps
     table = np.frombuffer(letters, dtype=np.uint8).reshape(-1, UUID_BYTES)
     digits = _HEX[table[:, _TIME_PLACES]]
     is_id = (digits >= 0).all(axis=1) & (table[:, _VERSION_PLACE] == ord("7"))
-    stamps = digits @ (16 ** np.arange(len(_TIME_PLACES), dtype=np.int64)[::-1])
-    days[has_length] = np.where(is_id, stamps // 86_400_000, -1)
-    return days
+    stamps[has_length] = np.where(is_id, digits @ (16 ** np.arange(len(_TIME_PLACES), dtype=np.int64)[::-1]), -1)
+    return stamps
 
 
 def _places(few: pa.Table, rows: pa.Table) -> Ints:

@@ -1,17 +1,20 @@
-"""The payload log joined with its labels, kept by day and brought up to date from what is new in both tables.
+"""The payload log joined with its labels, kept in parts and brought up to date from what is new in both tables.
 
-On disk a directory: one Parquet file a day, one of labels that wait for their prediction, and `state.json`, which names
-them and the table versions they hold. It is replaced in one step, so a kill leaves the state before or after an update,
-with nothing counted twice. The loss watches are part of that state.
+On disk a directory: a Parquet file for each part, which is a stretch of time with a bounded number of rows, one of
+labels that wait for their prediction, and `state.json`, which names them and the table versions they hold. It is
+replaced in one step, so a kill leaves the state before or after an update, with nothing counted twice. The loss
+watches are part of that state. Nothing holds more than a few parts in memory, however much was logged.
 """
 
 import fcntl
 import json
+import math
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +29,14 @@ from runtime.data.metrics import log_losses
 from runtime.data.parquet import write_parquet
 from runtime.monitoring.concept import LossReference, LossWatch
 from runtime.monitoring.quality_changes import Changes, read_changes
-from runtime.monitoring.quality_join import LABEL_COLUMNS, LABEL_SCHEMA, add_predictions, days_of, join_labels
+from runtime.monitoring.quality_join import LABEL_COLUMNS, LABEL_SCHEMA, add_predictions, join_labels, made_ms
 
-FORMAT = 1
+FORMAT = 2
 STATE_FILE = "state.json"
+PART_ROWS = 50_000
+"""A part of twice as many is split into parts of this."""
+SLACK_MS = 60_000
+"""A prediction's id is made within so much of the time that its row tells."""
 BASE_COLUMNS = ("prediction_id", "row", "at", "slot", "model_name", "model_version", "score")
 
 ReferenceReader = Callable[[str], LossReference | None]
@@ -62,8 +69,8 @@ class State:
     payload_version: int | None = None
     feedback_version: int | None = None
     generation: int = 0
-    days: dict[str, str] = field(default_factory=dict)
-    """ISO date to the name of its file."""
+    parts: dict[str, str] = field(default_factory=dict)
+    """When each begins, in milliseconds since 1970, to its file's name. It reaches until the next one."""
     waiting: str | None = None
     counts: LabelCounts = field(default_factory=LabelCounts)
     watches: dict[str, Any] = field(default_factory=dict)
@@ -105,34 +112,37 @@ class QualityLedger:
         with self._lock():
             return self._update(self._read_state(), now)
 
+    @contextmanager
+    def scan(
+        self,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        *,
+        columns: Sequence[str] | None = None,
+    ) -> Iterator[tuple[State, Iterator[pa.Table]]]:
+        """Predictions of `since` <= at < `until` with their labels, part by part, as the last update left them.
+
+        `columns`: all by default. Ids are half of all bytes, and figures need none; `at` must be among them. No update
+        of this ledger can begin within the block.
+        """
+        with self._lock():
+            state = self._read_state()
+            yield state, self._scan(state, since, until, columns)
+
     def read(
         self,
         since: datetime | None = None,
         until: datetime | None = None,
         *,
         columns: Sequence[str] | None = None,
+        is_labelled: bool = False,
     ) -> tuple[State, pa.Table]:
-        """Predictions of `since` <= at < `until` with their labels, as the last update left them.
-
-        `columns`: all by default. Ids are half of all bytes, and figures need none; `at` must be among them.
-        """
-        with self._lock():
-            state = self._read_state()
-            tables = [
-                _read_columns(self._directory / name, columns)
-                for day, name in sorted(state.days.items())
-                # An id is made a moment after the request arrived, so a row may stand under the day after its own.
-                if (since is None or _day_start(day) > since - timedelta(days=1))
-                and (until is None or _day_start(day) < until + timedelta(days=1))
-            ]
-        empty = (
-            self._empty() if columns is None else self._empty().select(_present(columns, self._empty().column_names))
-        )
-        rows = pa.concat_tables(tables, promote_options="permissive") if tables else empty
-        for bound, compare in ((since, pc.greater_equal), (until, pc.less)):
-            if bound is not None:
-                rows = rows.filter(compare(rows["at"], pa.scalar(bound, rows["at"].type)))
-        return state, rows
+        """What `scan` gives, as one table; `is_labelled`: only rows whose label is known."""
+        with self.scan(since, until, columns=columns) as (state, parts):
+            tables = [rows.filter(pc.is_valid(rows["label"])) if is_labelled else rows for rows in parts]
+        empty = self._empty()
+        tables.append(empty if columns is None else empty.select(_present(columns, empty.column_names)))
+        return state, pa.concat_tables(tables, promote_options="permissive")
 
     def watches(self, state: State) -> dict[str, LossWatch]:
         return {model: LossWatch.from_json(value) for model, value in state.watches.items()}
@@ -144,13 +154,16 @@ class QualityLedger:
             payload, feedback = self._changes(state)
         if payload.version == state.payload_version and feedback.version == state.feedback_version:
             return state
-        logged = payload.rows if payload.rows is not None else self._empty()
-        labels = feedback.rows if feedback.rows is not None else LABEL_SCHEMA.empty_table()
+        labels = _concatenate(feedback.tables(PART_ROWS), LABEL_SCHEMA)
+        waiting = LABEL_SCHEMA.empty_table()
+        if state.waiting is not None:
+            waiting = pq.read_table(self._directory / state.waiting, partitioning=None)
         generation = state.generation + 1
-        counts = state.counts
-        waiting = [] if state.waiting is None else [pq.read_table(self._directory / state.waiting, partitioning=None)]
         work = _Work(state=state, directory=self._directory, generation=generation, config=self._config)
-        left = work.run(logged, labels, waiting)
+        for logged in payload.tables(PART_ROWS):
+            work.add(logged)
+        left = work.join(labels, waiting)
+        counts = state.counts
         limit = datetime.fromtimestamp(now - self._config.wait_s, UTC)
         is_young = pc.greater(left["received_at"], pa.scalar(limit, left["received_at"].type))
         held = left.filter(is_young)
@@ -159,7 +172,7 @@ class QualityLedger:
             write_parquet(self._directory / name, held)
         counts = replace(
             counts,
-            predictions=counts.predictions + logged.num_rows - work.num_repeated_predictions,
+            predictions=counts.predictions + work.num_predictions,
             repeated_predictions=counts.repeated_predictions + work.num_repeated_predictions,
             labels=counts.labels + labels.num_rows,
             labelled=counts.labelled + work.num_fresh,
@@ -173,7 +186,7 @@ class QualityLedger:
             payload_version=payload.version,
             feedback_version=feedback.version,
             generation=generation,
-            days=work.days,
+            parts={str(start): name for start, name in sorted(work.parts.items())},
             waiting=name,
             counts=counts,
             watches=self._watch(state.watches, work.fresh),
@@ -227,10 +240,25 @@ class QualityLedger:
 
     def _write_state(self, state: State) -> None:
         write_atomic(self._directory / STATE_FILE, json.dumps(asdict(state)))
-        kept = {*state.days.values(), state.waiting}
+        kept = {*state.parts.values(), state.waiting}
         for path in self._directory.glob("*.parquet"):
             if path.name not in kept:
                 path.unlink(missing_ok=True)
+
+    def _scan(
+        self, state: State, since: datetime | None, until: datetime | None, columns: Sequence[str] | None
+    ) -> Iterator[pa.Table]:
+        starts = sorted(map(int, state.parts))
+        for start, end in pairwise([*starts, math.inf]):
+            is_before = since is not None and end <= _ms(since) - SLACK_MS
+            is_after = until is not None and start >= _ms(until) + SLACK_MS
+            if is_before or is_after:
+                continue
+            rows = _read_columns(self._directory / state.parts[str(start)], columns)
+            for bound, compare in ((since, pc.greater_equal), (until, pc.less)):
+                if bound is not None:
+                    rows = rows.filter(compare(rows["at"], pa.scalar(bound, rows["at"].type)))
+            yield rows
 
     def _empty(self) -> pa.Table:
         types = {"row": pa.int32(), "at": LABEL_SCHEMA.field("received_at").type, "model_version": pa.int64()}
@@ -251,45 +279,102 @@ class QualityLedger:
 
 
 class _Work:
-    """One update's days: read, joined, written under new names."""
+    """One update's parts: read, joined, written under new names. One part at a time is in memory."""
 
     def __init__(self, *, state: State, directory: Path, generation: int, config: QualityConfig) -> None:
         self._directory, self._generation, self._config = directory, generation, config
-        self.days = dict(state.days)
+        self.parts = {int(start): name for start, name in state.parts.items()}
         self.fresh: list[pa.Table] = []
-        self.num_fresh = self.num_repeated = self.num_conflicting = self.num_late = self.num_repeated_predictions = 0
+        self.num_predictions = self.num_repeated_predictions = 0
+        self.num_fresh = self.num_repeated = self.num_conflicting = self.num_late = 0
+        self._grown: set[int] = set()
+        """Parts that got predictions."""
+        self._held: tuple[int, pa.Table] | None = None
+        """A part that is to be written."""
 
-    def run(self, logged: pa.Table, labels: pa.Table, waiting: Sequence[pa.Table]) -> pa.Table:
-        """Returns the labels whose prediction is not there."""
-        logged_days = days_of(logged["prediction_id"], logged["at"])
-        parts = [labels, *waiting]
-        all_labels = pa.concat_tables([part.select(list(LABEL_COLUMNS)).cast(LABEL_SCHEMA) for part in parts])
-        label_days = days_of(all_labels["prediction_id"], all_labels["received_at"])
-        is_waiting = np.arange(all_labels.num_rows) >= labels.num_rows
-        # What waits was looked up before; only a day that got predictions since can have its row.
-        is_tried = ~is_waiting | np.isin(label_days, logged_days)
-        left = [all_labels.filter(pa.array(~is_tried))]
-        for day in np.union1d(logged_days, label_days[is_tried]).tolist():
-            chosen = all_labels.filter(pa.array(is_tried & (label_days == day)))
-            left.append(self._join_day(_iso_day(day), logged.filter(pa.array(logged_days == day)), chosen))
-        return pa.concat_tables(left)
+    def add(self, logged: pa.Table) -> None:
+        """Take in predictions."""
+        for start, chosen in self._by_part(logged, "at"):
+            rows, num_repeated = add_predictions(self._rows(start), chosen)
+            self.num_predictions += chosen.num_rows - num_repeated
+            self.num_repeated_predictions += num_repeated
+            self._grown.add(start)
+            self._hold(start, rows)
 
-    def _join_day(self, day: str, logged: pa.Table, labels: pa.Table) -> pa.Table:
-        name = self.days.get(day)
-        rows = None if name is None else pq.read_table(self._directory / name, partitioning=None)
-        if rows is None and not logged.num_rows:
+    def join(self, labels: pa.Table, waiting: pa.Table) -> pa.Table:
+        """Labels to their predictions. Returns those whose prediction is not there."""
+        self._write_held()
+        left: list[pa.Table] = []
+        parts = self._by_part(waiting.select(list(LABEL_COLUMNS)).cast(LABEL_SCHEMA), "received_at")
+        tried: list[pa.Table] = []
+        for start, chosen in parts:
+            # They were looked up before; only a part that got predictions since can have their rows.
+            (tried if start in self._grown else left).append(chosen)
+        labels = pa.concat_tables([labels.select(list(LABEL_COLUMNS)).cast(LABEL_SCHEMA), *tried])
+        for start, chosen in self._by_part(labels, "received_at"):
+            left.append(self._join_part(start, chosen))
+        self._write_held()
+        return pa.concat_tables([LABEL_SCHEMA.empty_table(), *left])
+
+    def _join_part(self, start: int, labels: pa.Table) -> pa.Table:
+        rows = self._rows(start)
+        if rows is None:
             return labels
-        rows, num_repeated_predictions = add_predictions(rows, logged)
         joined = join_labels(rows, labels, self._config.conflicts, self._config.late_after_s)
-        self.days[day] = f"{day}.{self._generation}.parquet"
-        write_parquet(self._directory / self.days[day], joined.rows)
         self.fresh.append(joined.fresh)
         self.num_fresh += joined.fresh.num_rows
         self.num_repeated += joined.num_repeated
         self.num_conflicting += joined.num_conflicting
         self.num_late += joined.num_late
-        self.num_repeated_predictions += num_repeated_predictions
+        self._hold(start, joined.rows)
         return joined.unknown
+
+    def _by_part(self, table: pa.Table, otherwise: str) -> list[tuple[int, pa.Table]]:
+        """The table's rows by the part that their prediction belongs to."""
+        made = made_ms(table["prediction_id"], table[otherwise])
+        starts = np.array(sorted(self.parts) or [0], dtype=np.int64)
+        places = np.maximum(np.searchsorted(starts, made, side="right") - 1, 0)
+        return [(int(starts[at]), table.filter(pa.array(places == at))) for at in np.unique(places).tolist()]
+
+    def _rows(self, start: int) -> pa.Table | None:
+        if self._held is not None and self._held[0] == start:
+            return self._held[1]
+        self._write_held()
+        name = self.parts.get(start)
+        return None if name is None else pq.read_table(self._directory / name, partitioning=None)
+
+    def _hold(self, start: int, rows: pa.Table) -> None:
+        self._held = (start, rows)
+        if rows.num_rows > 2 * PART_ROWS:
+            self._write_held()
+
+    def _write_held(self) -> None:
+        if self._held is None:
+            return
+        (first, held), self._held = self._held, None
+        for start, rows in _split(first, held):
+            self.parts[start] = f"{start}.{self._generation}.parquet"
+            write_parquet(self._directory / self.parts[start], rows)
+            if first in self._grown:
+                self._grown.add(start)
+
+
+def _split(start: int, rows: pa.Table) -> list[tuple[int, pa.Table]]:
+    """A part in pieces of PART_ROWS to twice that, each with its beginning; rows of one millisecond stay together."""
+    if rows.num_rows <= 2 * PART_ROWS:
+        return [(start, rows)]
+    made = made_ms(rows["prediction_id"], rows["at"])
+    order = np.argsort(made, kind="stable")
+    rows, made = rows.take(pa.array(order)), made[order]
+    begins = np.unique(made[PART_ROWS : made.size - PART_ROWS + 1 : PART_ROWS])
+    begins = begins[begins > max(made[0], start)]
+    cuts = [0, *np.searchsorted(made, begins).tolist(), made.size]
+    pieces = [rows.slice(at, end - at) for at, end in pairwise(cuts)]
+    return list(zip([start, *begins.tolist()], pieces, strict=True))
+
+
+def _concatenate(tables: Iterable[pa.Table], schema: pa.Schema) -> pa.Table:
+    return pa.concat_tables([schema.empty_table(), *(table.select(schema.names).cast(schema) for table in tables)])
 
 
 def _read_columns(path: Path, columns: Sequence[str] | None) -> pa.Table:
@@ -307,9 +392,5 @@ def _is_void(changes: Changes, known: int | None) -> bool:
     return known is not None and changes.is_whole
 
 
-def _iso_day(day: int) -> str:
-    return (datetime(1970, 1, 1, tzinfo=UTC) + timedelta(days=day)).date().isoformat()
-
-
-def _day_start(day: str) -> datetime:
-    return datetime.fromisoformat(day).replace(tzinfo=UTC)
+def _ms(moment: datetime) -> float:
+    return moment.timestamp() * 1000

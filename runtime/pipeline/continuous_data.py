@@ -99,8 +99,7 @@ def _labelled_rows(session: "Session", endpoint: str) -> tuple[State, pa.Table]:
     """The newest rows with a label: prediction id, row, at, label."""
     ledger = open_ledger(session.config, session.store, endpoint)
     ledger.update(time.time())
-    state, rows = ledger.read()
-    rows = rows.filter(pc.is_valid(rows["label"])).select(["prediction_id", "row", "at", "label"])
+    state, rows = ledger.read(columns=["prediction_id", "row", "at", "label"], is_labelled=True)
     newest = rows.sort_by([("at", "descending"), ("prediction_id", "ascending"), ("row", "ascending")])
     kept = newest.slice(0, session.config.continuous.max_served_rows)
     return state, kept.sort_by([("at", "ascending"), ("prediction_id", "ascending"), ("row", "ascending")])

@@ -10,7 +10,6 @@ import threading
 import time
 from typing import Any
 
-import pyarrow as pa
 import ray
 from ray.exceptions import RayError
 
@@ -29,6 +28,9 @@ logger = logging.getLogger(__name__)
 
 ACTOR_NAME = "teal-alerts"
 NAMESPACE = "teal"
+ENVIRONMENT = {"ARROW_DEFAULT_MEMORY_POOL": "system"}
+"""Arrow's own allocator keeps what a look needed, glibc's gives it back. `pyarrow.set_memory_pool` reaches only half of
+Arrow, so it must be known when Arrow is loaded."""
 
 
 class AlertsActor:
@@ -36,8 +38,6 @@ class AlertsActor:
 
     def __init__(self, config: Config) -> None:
         configure_logging()
-        # A look reads the window's rows. Arrow's own allocator would keep what they needed, and more with each look.
-        pa.set_memory_pool(pa.system_memory_pool())
         self._config = config
         self._watch = QualityWatch(config=config, store=ControlStore.of(config.paths), read_monitor=self._read_monitor)
         self._error: str | None = None
@@ -101,5 +101,6 @@ def start_alerts(config: Config) -> None:
         resources=ON_HEAD,
         max_restarts=-1,
         max_concurrency=2,
+        runtime_env={"env_vars": ENVIRONMENT},
     )
     actor.remote(config)

@@ -1,11 +1,11 @@
 """An endpoint's quality: with labels by period, version and slice, without them by estimate, and whether loss moved."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -14,13 +14,13 @@ import pyarrow.compute as pc
 from runtime.config.schema import Config
 from runtime.core.errors import NotFoundError, UsageError
 from runtime.data.contract import categorical_names
-from runtime.data.counts import count_scores
 from runtime.data.delta import parse_moment
-from runtime.data.metrics import Ints
+from runtime.data.metrics import Floats, Ints
 from runtime.monitoring.cbpe import EstimatedQuality, estimate_quality
 from runtime.monitoring.concept import LossAlarm, LossReference
-from runtime.monitoring.quality_figures import Figures, group_rows, measure
+from runtime.monitoring.quality_figures import Figures, group_rows
 from runtime.monitoring.quality_ledger import LabelCounts, QualityLedger
+from runtime.monitoring.quality_tally import Cluster, GroupTally
 from runtime.pipeline.quality_reference import QualityReference, find_reference
 from runtime.serving.payload import feedback_uri, payload_column, payload_uri
 from runtime.store.control import ControlStore
@@ -33,9 +33,6 @@ PERIODS: dict[Period, str] = {
     "month": "%Y-%m",
     "all": "all",
 }
-Cluster = Literal["day", "hour", "row"]
-CLUSTERS: tuple[tuple[Cluster, int], ...] = (("day", 86_400_000_000), ("hour", 3_600_000_000))
-MIN_CLUSTERS = 5
 MEASURED_COLUMNS = ("at", "slot", "model_name", "model_version", "score", "label")
 MAX_AUTO_PERIODS = 40
 """Without a period asked for, the finest one that gives no more than so many."""
@@ -134,17 +131,14 @@ def read_quality(
         known = ", ".join(one.name for one in store.endpoints()) or "none, `teal deploy` makes one"
         raise NotFoundError(f"endpoint {endpoint!r} has not answered yet, so nothing was logged; endpoints: {known}")
     bounds = [None if text is None else parse_moment(text) for text in (since, until)]
-    state, rows = ledger.read(*bounds, columns=[*MEASURED_COLUMNS, *(columns[name] for name in dict.fromkeys(slices))])
-    period = period or _choose_period(rows)
-    models = pc.binary_join_element_wise(rows["model_name"], rows["model_version"].cast(pa.string()), ":")
-    recorded = {label: find_reference(store, label) for label in pc.unique(models).to_pylist()}
-    references = {label: reference for label, reference in recorded.items() if reference is not None}
-    keys = [pc.strftime(rows["at"], format=PERIODS[period]), rows["slot"], models]
-    qualities = _measure(config, rows, keys, None, references)
-    found = [
-        one for name in slices if columns[name] in rows.column_names
-        for one in _measure(config, rows, [*keys, rows[columns[name]]], name, references)
-    ]  # fmt: skip
+    period = period or _choose_period(ledger, *bounds)
+    sliced = {name: columns[name] for name in dict.fromkeys(slices)}
+    measuring = _Measuring(config, store, PERIODS[period], sliced)
+    with ledger.scan(*bounds, columns=[*MEASURED_COLUMNS, *sliced.values()]) as (state, parts):
+        for rows in parts:
+            measuring.add(rows)
+    qualities = measuring.qualities(None)
+    found = [one for name in sliced for one in measuring.qualities(name)]
     shown = [one for one in found if one.measured.num_labelled >= config.quality.min_slice_rows]
     return QualityOverview(
         endpoint=endpoint,
@@ -156,7 +150,7 @@ def read_quality(
         qualities=tuple(qualities),
         slices=tuple(shown),
         num_small_slices=len(found) - len(shown),
-        references=references,
+        references=measuring.references,
         losses=tuple(
             LossLevel(
                 model_version=model,
@@ -174,49 +168,76 @@ def read_quality(
     )
 
 
-def _measure(
-    config: Config,
-    rows: pa.Table,
-    keys: Sequence[pa.ChunkedArray],
-    slice_column: str | None,
-    references: dict[str, QualityReference],
-) -> list[PeriodQuality]:
-    if not rows.num_rows:
-        return []
-    scores = rows["score"].to_numpy()
-    labels = rows["label"].cast(pa.float64()).to_numpy()
-    at = np.asarray(rows["at"].cast(pa.int64()), dtype=np.int64)
-    found = []
-    for values, chosen in group_rows(keys):
+class _Measuring:
+    """Figures of each period, slot and model version, of all their rows and of each slice of them."""
+
+    def __init__(self, config: Config, store: ControlStore, period_format: str, slices: Mapping[str, str]) -> None:
+        """`slices`: category of the contract to its column."""
+        self.references: dict[str, QualityReference] = {}
+        self._config, self._store, self._format = config, store, period_format
+        self._slices = slices
+        self._groups: dict[str | None, dict[tuple[Any, ...], GroupTally]] = {name: {} for name in (None, *slices)}
+        self._models: set[str] = set()
+        self._present: set[str | None] = {None}
+
+    def add(self, rows: pa.Table) -> None:
+        if not rows.num_rows:
+            return
+        models = pc.binary_join_element_wise(rows["model_name"], rows["model_version"].cast(pa.string()), ":")
+        self._look_up(pc.unique(models).to_pylist())
+        keys = [pc.strftime(rows["at"], format=self._format), rows["slot"], models]
+        at = np.asarray(rows["at"].cast(pa.int64()), dtype=np.int64)
+        scores, labels = rows["score"].to_numpy(), rows["label"].cast(pa.float64()).to_numpy()
+        self._gather(None, keys, at, scores, labels)
+        for name, column in self._slices.items():
+            if column in rows.column_names:
+                self._present.add(name)
+                values = rows[column]
+            else:  # the contract may have got it since
+                values = pa.chunked_array([pa.nulls(rows.num_rows, pa.string())])
+            self._gather(name, [*keys, values], at, scores, labels)
+
+    def qualities(self, name: str | None) -> list[PeriodQuality]:
+        """Of one slice's values, or of all rows; in the order of their periods, slots, versions and values."""
+        if name not in self._present:
+            return []
+        groups = sorted(self._groups[name].items(), key=lambda item: tuple(str(value) for value in item[0]))
+        return [self._quality(name, values, tally) for values, tally in groups]
+
+    def _gather(
+        self, name: str | None, keys: Sequence[pa.ChunkedArray], at: Ints, scores: Floats, labels: Floats
+    ) -> None:
+        groups = self._groups[name]
+        for values, chosen in group_rows(keys):
+            groups.setdefault(values, GroupTally()).add(at[chosen], scores[chosen], labels[chosen])
+
+    def _quality(self, name: str | None, values: tuple[Any, ...], tally: GroupTally) -> PeriodQuality:
         period, slot, model = values[:3]
-        reference = references.get(model)
-        cluster, clusters = _choose_clusters(at[chosen])
+        confidence = self._config.quality.confidence
+        reference = self.references.get(model)
         estimated = None
-        if reference is not None and slice_column is None:
-            cells, _ = count_scores(scores[chosen])
-            estimated = estimate_quality(cells, reference.calibration, confidence=config.quality.confidence)
-        found.append(
-            PeriodQuality(
-                period=period,
-                slot=slot,
-                model_version=model,
-                slice_column=slice_column,
-                slice_value=None if slice_column is None else str(values[3]),
-                cluster=cluster,
-                measured=measure(labels[chosen], scores[chosen], clusters, config.quality.confidence),
-                estimated=estimated,
-            )
+        if reference is not None and name is None:
+            estimated = estimate_quality(tally.cells, reference.calibration, confidence=confidence)
+        cluster, measured = tally.figures(confidence)
+        return PeriodQuality(
+            period=period,
+            slot=slot,
+            model_version=model,
+            slice_column=name,
+            slice_value=None if name is None else str(values[3]),
+            cluster=cluster,
+            measured=measured,
+            estimated=estimated,
         )
-    return found
 
-
-def _choose_clusters(at: Ints) -> tuple[Cluster, Ints | None]:
-    """Rows of one day share what the day brought: the coarsest stretch of time of which there are enough."""
-    for name, width in CLUSTERS:
-        numbers = at // width
-        if np.unique(numbers).size >= MIN_CLUSTERS:
-            return name, numbers
-    return "row", None
+    def _look_up(self, models: Iterable[str]) -> None:
+        for model in models:
+            if model in self._models:
+                continue
+            self._models.add(model)
+            reference = find_reference(self._store, model)
+            if reference is not None:
+                self.references[model] = reference
 
 
 def _slice_columns(config: Config) -> dict[str, str]:
@@ -225,11 +246,12 @@ def _slice_columns(config: Config) -> dict[str, str]:
     return {name: payload_column(name) for name in categorical_names(columns) if not columns[name].pii}
 
 
-def _choose_period(rows: pa.Table) -> Period:
-    if not rows.num_rows:
+def _choose_period(ledger: QualityLedger, since: datetime | None, until: datetime | None) -> Period:
+    with ledger.scan(since, until, columns=["at"]) as (_, parts):
+        bounds = [pc.min_max(rows["at"]).as_py() for rows in parts if rows.num_rows]
+    if not bounds:
         return "day"
-    bounds = pc.min_max(rows["at"]).as_py()
-    span_s = (bounds["max"] - bounds["min"]).total_seconds()
+    span_s = (max(one["max"] for one in bounds) - min(one["min"] for one in bounds)).total_seconds()
     for period, seconds in (("hour", 3600), ("day", 86400), ("week", 7 * 86400)):
         if span_s <= seconds * MAX_AUTO_PERIODS:
             return period  # type: ignore[return-value]

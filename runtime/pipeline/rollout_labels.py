@@ -10,7 +10,7 @@ from deltalake.exceptions import DeltaError
 
 from runtime.config.schema import Config
 from runtime.core.errors import NotFoundError, TealError
-from runtime.pipeline.quality_report import open_ledger
+from runtime.pipeline.quality_report import MEASURED_COLUMNS, open_ledger
 from runtime.rollout.labels import Labelled
 from runtime.store.control import ControlStore
 
@@ -20,12 +20,11 @@ def read_labelled(config: Config, endpoint: str, since: float) -> Labelled | Non
     ledger = open_ledger(config, ControlStore.of(config.paths), endpoint)
     try:
         ledger.update(time.time())
-        _, rows = ledger.read(since=datetime.fromtimestamp(since, UTC))
+        _, rows = ledger.read(since=datetime.fromtimestamp(since, UTC), columns=MEASURED_COLUMNS, is_labelled=True)
     except NotFoundError:
         return None
     except DeltaError as error:
         raise TealError(f"the payload log of {endpoint!r} cannot be read: {error}") from error
-    rows = rows.filter(pc.is_valid(rows["label"]))
     models = pc.binary_join_element_wise(rows["model_name"], rows["model_version"].cast(pa.string()), ":")
     return Labelled(
         at=np.asarray(rows["at"].cast(pa.int64()), dtype=np.float64) / 1e6,

@@ -8,14 +8,16 @@ from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from deltalake import DeltaTable, write_deltalake
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from runtime.config.alerting import QualityConfig
 from runtime.core.ids import format_uuid7
-from runtime.monitoring.quality_join import MOMENT, add_predictions, days_of, join_labels
+from runtime.monitoring import quality_ledger
+from runtime.monitoring.quality_join import MOMENT, add_predictions, join_labels, made_ms
 from runtime.monitoring.quality_ledger import QualityLedger, State
 
 START = datetime(2026, 6, 10, 12, tzinfo=UTC)
@@ -98,7 +100,7 @@ def test_nothing_was_logged_yet(tables: Tables) -> None:
     ledger = tables.ledger()
     assert ledger.update(NOW).counts.predictions == 0
     state, rows = ledger.read()
-    assert (state.days, rows.num_rows) == ({}, 0)
+    assert (state.parts, rows.num_rows) == ({}, 0)
 
 
 @pytest.mark.parametrize(("conflicts", "kept"), [("first", 0), ("last", 1)])
@@ -169,7 +171,7 @@ def test_a_kill_between_the_files_and_the_state_counts_nothing_twice(
     state = tables.ledger().update(NOW)
     assert (state.counts.labelled, state.counts.repeated, state.counts.predictions) == (1, 0, 2)
     names = {path.name for path in (tables.home / "quality").glob("*.parquet")}
-    assert names == set(state.days.values())
+    assert names == set(state.parts.values())
 
 
 def _interrupt(*_: object) -> None:
@@ -198,16 +200,71 @@ def test_other_settings_and_a_table_that_was_made_anew_make_it_start_over(tables
     assert labels_of(tables.ledger("first")) == {(make_id(1), 0): 0}
 
 
-def test_only_the_days_of_a_window_are_read(tables: Tables) -> None:
+def test_only_the_parts_of_a_window_are_read(tables: Tables, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(quality_ledger, "PART_ROWS", 1)
     for day in (0, 1, 5):
-        tables.log(make_rows([(make_id(day, day=day), 0)], day=day))
+        tables.log(make_rows([(make_id(0, day=day), 0)], day=day))
     ledger = tables.ledger()
     state = ledger.update(NOW)
-    assert sorted(state.days) == ["2026-06-10", "2026-06-11", "2026-06-15"]
+    begins = [datetime.fromtimestamp(int(start) / 1000, UTC) for start in state.parts]
+    assert begins == [datetime(1970, 1, 1, tzinfo=UTC), START + timedelta(days=1), START + timedelta(days=5)]
     assert ledger.read(since=START + timedelta(days=1))[1].num_rows == 2
     assert ledger.read(since=START + timedelta(hours=1), until=START + timedelta(days=2))[1].num_rows == 1
-    (tables.home / "quality" / state.days["2026-06-10"]).unlink()
+    (tables.home / "quality" / state.parts["0"]).unlink()
     assert ledger.read(since=START + timedelta(days=2))[1].num_rows == 1
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    steps=st.lists(
+        st.tuples(
+            st.lists(st.tuples(st.integers(0, 30), st.integers(0, 1)), max_size=12),
+            st.lists(st.tuples(st.integers(0, 32), st.integers(0, 1), st.integers(0, 1)), max_size=6),
+        ),
+        min_size=1,
+        max_size=5,
+    ),
+    part_rows=st.sampled_from([1, 2, 5]),
+)
+def test_rows_in_many_parts_are_what_they_are_in_one(
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
+    steps: list[tuple[list[tuple[int, int]], list[tuple[int, int, int]]]],
+    part_rows: int,
+) -> None:
+    """In whatever order predictions and labels come, and in however many updates."""
+    tables = Tables(tmp_path_factory.mktemp("parts"))
+    one_part = QualityLedger(
+        tables.home / "whole",
+        payload_uri=tables.payload,
+        feedback_uri=tables.feedback,
+        slice_columns=["carrier"],
+        config=QualityConfig(loss_batch_rows=2, loss_batch_s=3),
+        read_reference=lambda _: None,
+    )
+    clock = 0
+    for logged, labels in steps:
+        if logged:
+            tables.log(make_rows([(make_id(number), row) for number, row in logged]))
+        given_labels = []
+        for number, row, label in labels:
+            clock += 1
+            given_labels.append((make_id(number), row, label, timedelta(hours=1, seconds=clock)))
+        if given_labels:
+            tables.label(*given_labels)
+        with monkeypatch.context() as patch:
+            patch.setattr(quality_ledger, "PART_ROWS", part_rows)
+            state = tables.ledger().update(NOW)
+            split = tables.ledger().read()[1]
+        whole_state = one_part.update(NOW)
+        assert state.counts == whole_state.counts
+        assert state.watches == whole_state.watches
+        whole = one_part.read()[1]
+        order = [("prediction_id", "ascending"), ("row", "ascending")]
+        assert split.sort_by(order).select(whole.column_names).equals(whole.sort_by(order))
+        sizes = [pq.read_metadata(tables.home / "quality" / name).num_rows for name in state.parts.values()]
+        # Rows of one millisecond, here those of one id, are not parted.
+        assert max(sizes, default=0) <= 2 * part_rows + 1
 
 
 def test_the_loss_watch_goes_on_where_it_was(tables: Tables) -> None:
@@ -228,11 +285,11 @@ def test_the_state_is_one_json_file(tables: Tables) -> None:
     assert State(**json.loads((tables.home / "quality" / "state.json").read_text())).generation == 1
 
 
-def test_days_are_those_of_the_ids() -> None:
+def test_times_are_those_of_the_ids() -> None:
     ids = pa.chunked_array([[make_id(1, day=3), "x", "z" * 36, make_id(2)]])
     at = pa.chunked_array([pa.array([START] * 4, MOMENT)])
-    start = int(START.timestamp() // 86400)
-    assert days_of(ids, at).tolist() == [start + 3, start, start, start]
+    start = int(START.timestamp() * 1000)
+    assert made_ms(ids, at).tolist() == [start + 3 * 86_400_000 + 1000, start, start, start + 2000]
 
 
 @settings(max_examples=60, deadline=None)
