@@ -10,6 +10,7 @@ import fcntl
 import json
 import math
 import os
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
@@ -112,22 +113,35 @@ class QualityLedger:
         with self._lock():
             return self._update(self._read_state(), now)
 
-    @contextmanager
     def scan(
         self,
         since: datetime | None = None,
         until: datetime | None = None,
         *,
         columns: Sequence[str] | None = None,
-    ) -> Iterator[tuple[State, Iterator[pa.Table]]]:
-        """Predictions of `since` <= at < `until` with their labels, part by part, as the last update left them.
+    ) -> Iterator[pa.Table]:
+        """Predictions of `since` <= at < `until` with their labels, part by part, each as the last update left it.
 
-        `columns`: all by default. Ids are half of all bytes, and figures need none; `at` must be among them. No update
-        of this ledger can begin within the block.
+        `columns`: all by default. Ids are half of all bytes, and figures need none; `at` must be among them. Updates
+        may come between two parts: a row is read once all the same.
         """
-        with self._lock():
-            state = self._read_state()
-            yield state, self._scan(state, since, until, columns)
+        reached = 0.0 if since is None else max(_ms(since) - SLACK_MS, 0.0)
+        last = math.inf if until is None else _ms(until) + SLACK_MS
+        while reached < last:
+            with self._lock():
+                parts = self._read_state().parts
+                starts = sorted(map(int, parts))
+                if not starts:
+                    return
+                index = bisect_right(starts, reached) - 1
+                rows = _read_columns(self._directory / parts[str(starts[index])], columns)
+            # A part that reaches further back than where the last one ended was joined anew meanwhile.
+            resumed = datetime.fromtimestamp(reached / 1000, UTC) if starts[index] < reached else None
+            for bound, compare in ((since, pc.greater_equal), (resumed, pc.greater_equal), (until, pc.less)):
+                if bound is not None:
+                    rows = rows.filter(compare(rows["at"], pa.scalar(bound, rows["at"].type)))
+            reached = starts[index + 1] if index + 1 < len(starts) else math.inf
+            yield rows
 
     def read(
         self,
@@ -137,9 +151,14 @@ class QualityLedger:
         columns: Sequence[str] | None = None,
         is_labelled: bool = False,
     ) -> tuple[State, pa.Table]:
-        """What `scan` gives, as one table; `is_labelled`: only rows whose label is known."""
-        with self.scan(since, until, columns=columns) as (state, parts):
-            tables = [rows.filter(pc.is_valid(rows["label"])) if is_labelled else rows for rows in parts]
+        """What `scan` gives, as one table, and a state that is at least as new.
+
+        `is_labelled`: only rows whose label is known.
+        """
+        parts = self.scan(since, until, columns=columns)
+        tables = [rows.filter(pc.is_valid(rows["label"])) if is_labelled else rows for rows in parts]
+        with self._lock():
+            state = self._read_state()
         empty = self._empty()
         tables.append(empty if columns is None else empty.select(_present(columns, empty.column_names)))
         return state, pa.concat_tables(tables, promote_options="permissive")
@@ -244,21 +263,6 @@ class QualityLedger:
         for path in self._directory.glob("*.parquet"):
             if path.name not in kept:
                 path.unlink(missing_ok=True)
-
-    def _scan(
-        self, state: State, since: datetime | None, until: datetime | None, columns: Sequence[str] | None
-    ) -> Iterator[pa.Table]:
-        starts = sorted(map(int, state.parts))
-        for start, end in pairwise([*starts, math.inf]):
-            is_before = since is not None and end <= _ms(since) - SLACK_MS
-            is_after = until is not None and start >= _ms(until) + SLACK_MS
-            if is_before or is_after:
-                continue
-            rows = _read_columns(self._directory / state.parts[str(start)], columns)
-            for bound, compare in ((since, pc.greater_equal), (until, pc.less)):
-                if bound is not None:
-                    rows = rows.filter(compare(rows["at"], pa.scalar(bound, rows["at"].type)))
-            yield rows
 
     def _empty(self) -> pa.Table:
         types = {"row": pa.int32(), "at": LABEL_SCHEMA.field("received_at").type, "model_version": pa.int64()}

@@ -134,9 +134,8 @@ def read_quality(
     period = period or _choose_period(ledger, *bounds)
     sliced = {name: columns[name] for name in dict.fromkeys(slices)}
     measuring = _Measuring(config, store, PERIODS[period], sliced)
-    with ledger.scan(*bounds, columns=[*MEASURED_COLUMNS, *sliced.values()]) as (state, parts):
-        for rows in parts:
-            measuring.add(rows)
+    for rows in ledger.scan(*bounds, columns=[*MEASURED_COLUMNS, *sliced.values()]):
+        measuring.add(rows)
     qualities = measuring.qualities(None)
     found = [one for name in sliced for one in measuring.qualities(name)]
     shown = [one for one in found if one.measured.num_labelled >= config.quality.min_slice_rows]
@@ -247,8 +246,8 @@ def _slice_columns(config: Config) -> dict[str, str]:
 
 
 def _choose_period(ledger: QualityLedger, since: datetime | None, until: datetime | None) -> Period:
-    with ledger.scan(since, until, columns=["at"]) as (_, parts):
-        bounds = [pc.min_max(rows["at"]).as_py() for rows in parts if rows.num_rows]
+    parts = ledger.scan(since, until, columns=["at"])
+    bounds = [pc.min_max(rows["at"]).as_py() for rows in parts if rows.num_rows]
     if not bounds:
         return "day"
     span_s = (max(one["max"] for one in bounds) - min(one["min"] for one in bounds)).total_seconds()

@@ -56,6 +56,10 @@ def make_labels(labels: Sequence[tuple[str, int, int, timedelta]]) -> pa.Table:
     )
 
 
+def moments(numbers: Sequence[int]) -> pa.Array:
+    return pa.array([START + timedelta(seconds=number) for number in numbers], MOMENT)
+
+
 class Tables:
     """A payload log and its feedback, and a ledger over them."""
 
@@ -212,6 +216,31 @@ def test_only_the_parts_of_a_window_are_read(tables: Tables, monkeypatch: pytest
     assert ledger.read(since=START + timedelta(hours=1), until=START + timedelta(days=2))[1].num_rows == 1
     (tables.home / "quality" / state.parts["0"]).unlink()
     assert ledger.read(since=START + timedelta(days=2))[1].num_rows == 1
+
+
+@pytest.mark.parametrize("how", ["grows", "starts over"])
+def test_a_scan_reads_each_row_once_whatever_is_updated_meanwhile(
+    tables: Tables, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    monkeypatch.setattr(quality_ledger, "PART_ROWS", 3)
+    numbers = range(0, 80, 4)
+    tables.log(make_rows([(make_id(number), 0) for number in numbers]).set_column(2, "at", moments(numbers)))
+    ledger = tables.ledger()
+    num_parts = len(ledger.update(NOW).parts)
+    assert num_parts > 4
+    read = []
+    for number, rows in enumerate(ledger.scan()):
+        read += rows["prediction_id"].to_pylist()
+        if how == "grows":
+            between = [4 * later + number % 3 + 1 for later in range(20)]
+            more = make_rows([(make_id(one), 0) for one in between]).set_column(2, "at", moments(between))
+            tables.log(more)
+        elif number == 2:
+            monkeypatch.setattr(quality_ledger, "PART_ROWS", 5)
+            DeltaTable(tables.payload).delete(f"prediction_id = '{make_id(0)}'")
+        ledger.update(NOW)
+    assert len(read) == len(set(read))
+    assert {make_id(number) for number in numbers} <= set(read)
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
