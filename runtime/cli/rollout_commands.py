@@ -92,9 +92,29 @@ def resume(rollout: Which = None, reason: Reason = "", key: Key = None, is_json:
     _apply("resume", rollout, reason, key, is_json)
 
 
-def promote(rollout: Which = None, reason: Reason = "", key: Key = None, is_json: Json = False) -> None:
-    """Give the canary all traffic now, without the evidence of the steps that are left."""
-    _apply("promote", rollout, reason, key, is_json)
+def promote(
+    rollout: Which = None,
+    now: Annotated[bool, typer.Option("--now", help="Do not wait for the replicas that the canary will need.")] = False,
+    reason: Reason = "",
+    key: Key = None,
+    is_json: Json = False,
+) -> None:
+    """Give the canary all traffic, without the evidence of the steps that are left, once it has the replicas for it."""
+    from runtime.rollout.operations import promote_rollout
+
+    config, store, found = _find(rollout)
+    with progress_bar() as progress:
+        promoted = promote_rollout(
+            config,
+            store,
+            found,
+            actor=current_actor(),
+            reason=reason,
+            key=key,
+            has_room=now,
+            on_progress=progress.update,
+        )
+    _show(store, promoted, is_json)
 
 
 def abort(rollout: Which = None, reason: Reason = "", key: Key = None, is_json: Json = False) -> None:

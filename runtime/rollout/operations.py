@@ -10,13 +10,15 @@ from runtime.config.schema import Config
 from runtime.core.errors import NotFoundError, RefusedError
 from runtime.rollout import traffic
 from runtime.rollout.capacity import capacity_of_endpoints
+from runtime.rollout.commands import apply_event
+from runtime.rollout.phases import Event
 from runtime.serving.autoscaling import least_replicas
 from runtime.serving.edge_files import read_secret, touch_hint
 from runtime.serving.edge_shares import app_name
 from runtime.serving.reconcile import probe, read_settings, reconcile
 from runtime.serving.registration import count_ready
 from runtime.store.records import FULL_SHARE, SLOTS, EndpointState, Slot
-from runtime.store.rollouts import RolloutStore, check_no_rollout
+from runtime.store.rollouts import Rollout, RolloutStore, check_no_rollout
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -124,6 +126,35 @@ def return_to(
 
     request = {"command": "return", "endpoint": endpoint, "version": version, "actor": actor}
     return _move(config, store, endpoint, request, move, key=key, is_rehearsed=is_rehearsed)
+
+
+def promote_rollout(
+    config: Config,
+    store: RolloutStore,
+    rollout: Rollout,
+    *,
+    actor: str,
+    reason: str = "",
+    key: str | None = None,
+    has_room: bool = False,
+    on_progress: Callable[[str], None] = lambda _text: None,
+) -> Rollout:
+    """Give the canary of a rollout all traffic, without the evidence of the steps that are left.
+
+    Its slot has the replicas for that first: TealError if they do not come up, and nothing is moved. `has_room`: do not
+    see to it. RefusedError where the rollout cannot be promoted. `key` as for `shift`.
+    """
+
+    def promote(key: str | None) -> Rollout:
+        return apply_event(store, rollout.id, Event.PROMOTE, by=actor, reason=reason, key=key)
+
+    if not has_room and (key is None or not store.is_answered(key)):
+        store.rehearse(lambda: promote(None))
+        if rollout.plan["capacity_lead"]:
+            _make_room(config, store, store.endpoint(rollout.endpoint), FULL_SHARE, on_progress)
+    promoted = promote(key)
+    touch_hint(config.paths)
+    return promoted
 
 
 def _slot_with(state: EndpointState, version: int) -> Slot:

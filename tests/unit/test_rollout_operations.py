@@ -10,11 +10,11 @@ import pytest
 
 from runtime.config.schema import Config
 from runtime.config.serving import ServingConfig
-from runtime.core.errors import TealError
-from runtime.rollout import operations
-from runtime.store.rollouts import RolloutStore
+from runtime.core.errors import RefusedError, TealError
+from runtime.rollout import commands, operations
+from runtime.store.rollouts import Rollout, RolloutStore
 from tests.cluster_config import cluster_config
-from tests.rollout_world import ENDPOINT, open_store
+from tests.rollout_world import ENDPOINT, example_plan, open_store
 
 SETTINGS = ServingConfig(endpoint=ENDPOINT, min_replicas=4, max_replicas=4, idle_replicas=1)
 BLUE, GREEN = f"{ENDPOINT}-blue", f"{ENDPOINT}-green"
@@ -97,3 +97,42 @@ def test_where_one_replica_is_enough_nobody_is_asked(config: Config, store: Roll
     path.write_text(json.dumps(asdict(replace(SETTINGS, min_replicas=1, max_replicas=1))))
     operations.shift(config, store, ENDPOINT, 10_000, actor="ann")
     assert serve.told == []
+
+
+def test_a_rollout_is_promoted_once_the_canary_has_its_replicas(
+    config: Config, store: RolloutStore, serve: Serve
+) -> None:
+    rollout = started(store)
+    serve.is_down = True
+    with pytest.raises(TealError, match="3 of 4 replicas"):
+        operations.promote_rollout(config, store, rollout, actor="ann")
+    assert (store.endpoint(ENDPOINT).share, store.rollout(rollout.id).phase) == (1000, "Progressing")
+    serve.is_down = False
+    for _ in range(2):
+        promoted = operations.promote_rollout(config, store, rollout, actor="ann", key="k")
+        assert (store.endpoint(ENDPOINT).share, promoted.phase) == (10_000, "Promoting")
+    # The primary keeps its own: it may have to take everything back.
+    assert serve.told == [(1000, {BLUE: 10_000, GREEN: 10_000})] * 2
+
+
+def test_a_promotion_that_is_in_a_hurry_or_refused_starts_no_replica(
+    config: Config, store: RolloutStore, serve: Serve
+) -> None:
+    rollout = started(store)
+    operations.promote_rollout(config, store, rollout, actor="ann", has_room=True)
+    assert store.endpoint(ENDPOINT).share == 10_000
+    with pytest.raises(RefusedError, match="Promoting cannot promote"):
+        operations.promote_rollout(config, store, rollout, actor="ann")
+    assert serve.told == []
+
+
+def test_a_plan_without_capacity_lead_is_promoted_at_once(config: Config, store: RolloutStore, serve: Serve) -> None:
+    operations.promote_rollout(config, store, started(store, capacity_lead=False), actor="ann")
+    assert (store.endpoint(ENDPOINT).share, serve.told) == (10_000, [])
+
+
+def started(store: RolloutStore, **plan: Any) -> Rollout:
+    """A rollout at its first step, as the controller leaves it."""
+    rollout = commands.start(store, ENDPOINT, example_plan(**plan), "example", author="ann")
+    at_step = replace(rollout, phase="Progressing", step=0)
+    return store.change_rollout(rollout, at_step, share=1000)
