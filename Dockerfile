@@ -19,8 +19,10 @@ COPY runtime ./runtime
 COPY configs ./configs
 COPY jobs ./jobs
 
-# In place, as configs/ and jobs/ lie beside the package.
-RUN pip install --constraint constraints.txt --extra-index-url ${TORCH_INDEX} --editable ".[example,postgres]"
+# In place, as configs/ and jobs/ lie beside the package. The compiler is for the reader of JSON rows, and gone after it.
+RUN apt-get update && apt-get install --yes --no-install-recommends gcc libc6-dev && \
+    pip install --constraint constraints.txt --extra-index-url ${TORCH_INDEX} --editable ".[example,postgres]" && \
+    apt-get purge --yes --auto-remove gcc libc6-dev && rm -rf /var/lib/apt/lists/*
 
 USER teal
 

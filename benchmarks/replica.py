@@ -105,6 +105,7 @@ def steps_of(bundle: Bundle) -> Iterator[tuple[str, Callable[[], object]]]:
     yield "arrow_answer", lambda: arrow.encode_scores(prediction_id, "m:1", scores)
     yield "json_parse", lambda: codec.parse_instances(document, None, max_rows=NUM_ROWS)
     yield "json_encode", lambda: encoding.encode_listed(instances, columns)
+    yield "json_native", lambda: encoding.encode_document(document, columns, max_rows=NUM_ROWS)
     yield "json_answer", lambda: codec.encode_predictions(prediction_id, "m:1", scores)
     yield "predict", lambda: predictor.predict(encoded.numeric, encoded.categorical)
     yield "count", lambda: accumulator.add(encoded.numeric, encoded.categorical, scores)

@@ -64,10 +64,11 @@ def doctor(overrides: Overrides = None, is_json: Json = False) -> None:
     """Examine this machine and say how to mend what is wrong. Exit code 1 if something is an error."""
     from runtime.cluster.doctor import examine
     from runtime.serving.edge_doctor import examine_edge
-    from runtime.serving.replica_doctor import examine_gpus
+    from runtime.serving.replica_doctor import examine_gpus, examine_reader
 
     config = read_config(overrides or [])
-    findings = [*examine(config), *examine_edge(config), *examine_gpus(config.serving.gpus_per_replica)]
+    of_replicas = [examine_reader(), *examine_gpus(config.serving.gpus_per_replica)]
+    findings = [*examine(config), *examine_edge(config), *of_replicas]
     Output(is_json).show(findings, lambda: render.finding_table(findings))
     if any(finding.status == "error" for finding in findings):
         raise TealError("the doctor found errors; each line says how to mend it")

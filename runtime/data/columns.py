@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 
 from runtime.config.schema import ColumnConfig
 from runtime.core.errors import ContractError
+from runtime.data.json_rows import Kind, tabulate_document
 from runtime.data.rows import OTHER, RowEncoder, RowError, bounds_of
 
 EXACT = float(1 << 53)
@@ -74,6 +75,9 @@ class ColumnEncoder:
             indices = np.array([*mapped.values(), OTHER], dtype=np.int64)
             self._vocabularies[name] = (pc.SetLookupOptions(value_set=pa.array(list(mapped), pa.string())), indices)
         self._layouts: deque[Layout] = deque(maxlen=KEPT_LAYOUTS)
+        self._kinds: dict[str, Kind] = {
+            name: "t" if name in self._maps else "n" if name in self._features else "i" for name in self._taken
+        }
 
     def encode_rows(self, rows: Sequence[Any]) -> Arrays:
         """As RowEncoder.encode, faster for many rows. RowError names the first fault."""
@@ -88,6 +92,15 @@ class ColumnEncoder:
             if odd is None and not layout.has_oddity:
                 return encoded, table
         return self._rows.encode(rows), None
+
+    def encode_document(self, body: bytes, *, min_rows: int, max_rows: int) -> tuple[Arrays, pa.Table] | None:
+        """As `encode_listed` of a JSON document's `instances`; None unless they are many, alike and without a fault."""
+        table = tabulate_document(body, self._kinds, min_rows=min_rows, max_rows=max_rows)
+        if table is None:
+            return None
+        layout = self._layout_of(table)
+        encoded, odd = self._encode(table, layout)
+        return None if layout.has_oddity or odd is not None else (encoded, table)
 
     def encode_table(self, table: pa.Table) -> Arrays:
         """Columns of numbers (for `binary` also of booleans) and text; null and NaN are missing values.

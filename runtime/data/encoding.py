@@ -90,6 +90,16 @@ class Encoding:
         (numeric, categorical), table = self._encoders_for(columns)[2].encode_listed(rows)
         return Encoded(numeric=numeric, categorical=categorical), table
 
+    def encode_document(
+        self, body: bytes, columns: Mapping[str, ColumnConfig], *, max_rows: int
+    ) -> tuple[Encoded, pa.Table] | None:
+        """As `encode_listed`, of a JSON document of MANY_ROWS or more; None where it must be read row by row."""
+        found = self._encoders_for(columns)[2].encode_document(body, min_rows=MANY_ROWS, max_rows=max_rows)
+        if found is None:
+            return None
+        (numeric, categorical), table = found
+        return Encoded(numeric=numeric, categorical=categorical), table
+
     def encode_request_table(self, table: pa.Table, columns: Mapping[str, ColumnConfig]) -> Encoded:
         """As `encode_rows`, of a table of numbers, booleans and text; null and NaN are missing values.
 

@@ -1,6 +1,7 @@
 """What the doctor says of replicas: whether this machine has what they are configured to take. Changes nothing."""
 
 from runtime.cluster.doctor import Finding
+from runtime.data.json_rows import IS_COMPILED
 
 
 def examine_gpus(gpus_per_replica: float) -> list[Finding]:
@@ -21,3 +22,15 @@ def examine_gpus(gpus_per_replica: float) -> list[Finding]:
             remedy="install the driver and a torch with CUDA, add such a node, or set serving.gpus_per_replica=0",
         )
     ]
+
+
+def examine_reader(*, is_compiled: bool = IS_COMPILED) -> Finding:
+    """Whether many rows as JSON are read by native code."""
+    if is_compiled:
+        return Finding(name="json reader", status="ok", detail="native code reads many rows as JSON")
+    return Finding(
+        name="json reader",
+        status="warning",
+        detail="was not built, as there was no C compiler: many rows as JSON take three times the CPU to read",
+        remedy="install one and Python's headers (Debian: gcc, python3-dev), then teal again",
+    )

@@ -129,6 +129,11 @@ class Scorer:
         except RowError as error:
             raise RequestFault.of_row(error) from error
 
+    def encode_document(self, body: bytes, *, max_rows: int) -> Question | None:
+        """Many rows as JSON, if they are alike and without a fault; None where they must be read one by one."""
+        found = self.bundle.encoding.encode_document(body, self.bundle.columns, max_rows=max_rows)
+        return None if found is None else Question(*found)
+
     def encode_table(self, table: pa.Table) -> Question:
         """RequestFault 422 names the first value that breaks the contract, or a column of another type."""
         try:

@@ -41,6 +41,10 @@ __all__ = ["Limits", "SlotIdentity", "SlotService"]
 
 logger = logging.getLogger(__name__)
 
+MANY_BYTES = 2048
+"""No document of many rows is shorter."""
+PLAIN_JSON = (None, b"application/json")
+
 
 class Route(NamedTuple):
     method: str
@@ -170,8 +174,11 @@ class SlotService:
         content_type = request.headers.get(b"content-type")
         if content_type is not None and content_type.startswith(arrow.CONTENT_TYPE):
             return await self._predict_arrow(body, call)
-        rows = parse_instances(body, content_type, max_rows=self.limits.max_rows)
-        question = self.scorer.encode_rows(rows)
+        question = None
+        if len(body) >= MANY_BYTES and content_type in PLAIN_JSON:
+            question = self.scorer.encode_document(body, max_rows=self.limits.max_rows)
+        if question is None:
+            question = self.scorer.encode_rows(parse_instances(body, content_type, max_rows=self.limits.max_rows))
         (prediction_id, scores), explained = await self.explainer.answer(question, call)
         return Reply(
             200,

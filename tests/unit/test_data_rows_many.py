@@ -1,5 +1,6 @@
 """Rows of JSON that become a table on their way are what they are row by row, whatever stands in them."""
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runtime.config.schema import ColumnConfig
+from runtime.data import json_rows
 from runtime.data.encoding import Encoding
 from runtime.data.rows import RowError
 
@@ -27,6 +29,7 @@ ENCODING = Encoding(
     categorical=("carrier", "kind"),
     vocabularies={"carrier": ("AA", "UA"), "kind": ("a", "b")},
 )
+MANY = ENCODING._encoders_for(COLUMNS)[2]
 FEATURES = (*ENCODING.numeric, *ENCODING.categorical)
 NUM_ROWS = 40
 
@@ -88,6 +91,12 @@ def test_whatever_stands_in_a_row_the_outcome_is_the_row_encoders(
             row.pop(name, None)
     outcome, table = by_column(rows)
     assert outcome == by_row(rows)
+    document = json.dumps({"instances": rows}).encode()
+    found = MANY.encode_document(document, min_rows=1, max_rows=NUM_ROWS)
+    if found is not None:
+        (numeric, categorical), read = found
+        assert (numeric.tobytes(), categorical.tobytes()) == outcome
+        assert read.equals(table)
     if table is not None:
         assert set(table.column_names) <= set(FEATURES)
         for name in table.column_names:
@@ -121,6 +130,20 @@ def test_an_odd_row_among_many_sends_all_to_the_row_encoder(at: int, change: dic
     outcome, table = by_column(rows)
     assert table is None
     assert outcome == by_row(rows)
+
+
+@pytest.mark.skipif(not json_rows.IS_COMPILED, reason="no compiler where teal was installed")
+def test_a_document_of_alike_rows_is_read_without_objects() -> None:
+    rows = [row | {"key": "k", "hour": None if index % 3 else 5} for index, row in enumerate(rows_of(4))]
+    document = json.dumps({"instances": rows}).encode()
+    found = MANY.encode_document(document, min_rows=NUM_ROWS, max_rows=NUM_ROWS)
+    assert found is not None
+    (numeric, categorical), table = found
+    outcome, expected = by_column(rows)
+    assert (numeric.tobytes(), categorical.tobytes()) == outcome
+    assert table.equals(expected)
+    rows[20]["speed"] = 1e7
+    assert MANY.encode_document(json.dumps({"instances": rows}).encode(), min_rows=1, max_rows=NUM_ROWS) is None
 
 
 def test_rows_that_lack_a_column_only_together_are_still_alike() -> None:

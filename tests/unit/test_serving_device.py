@@ -9,7 +9,7 @@ from torch import nn
 
 from runtime.core.errors import ConfigError
 from runtime.serving.device import place_model
-from runtime.serving.replica_doctor import examine_gpus
+from runtime.serving.replica_doctor import examine_gpus, examine_reader
 
 
 class Model(nn.Module):
@@ -66,3 +66,9 @@ def test_a_model_on_a_real_gpu_answers_as_on_the_cpu() -> None:
     place_model(model, 0.1)
     assert next(model.parameters()).is_cuda
     assert np.allclose(model(rows.cuda()).detach().cpu().numpy(), expected, atol=1e-5)
+
+
+def test_the_doctor_says_whether_the_reader_of_json_rows_was_built() -> None:
+    assert examine_reader(is_compiled=True).status == "ok"
+    found = examine_reader(is_compiled=False)
+    assert (found.status, found.remedy is not None) == ("warning", True)

@@ -9,6 +9,7 @@ import orjson
 import pytest
 
 from runtime.core.ids import new_id, timestamp_ms
+from runtime.data import json_rows
 from runtime.models.bundle import Bundle
 from runtime.serving import asgi
 from runtime.serving.delta_log import ROW_BYTES
@@ -47,6 +48,29 @@ def test_an_answer_is_the_models_and_names_its_versions(call: Caller, bundle: Bu
     assert headers["x-data-version"] == "example@0"
     assert answer["prediction_id"] == headers["x-prediction-id"]
     assert timestamp_ms(answer["prediction_id"]) > 0
+
+
+@pytest.mark.parametrize("content_type", ["application/json", "application/json; charset=utf-8", None])
+@pytest.mark.parametrize("change", [{}, {"x0": "1"}, {"unknown": 1}, {"x1": None}, {"carrier": "\u00e9\n"}])
+def test_many_rows_are_answered_alike_whether_native_code_reads_them_or_not(
+    bundle: Bundle,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    change: dict[str, Any],
+    content_type: str | None,
+) -> None:
+    call = Caller(bundle, tmp_path, max_rows=100, max_body=100_000)
+    rows = [example_row(index) for index in range(100)]
+    rows[70] |= change
+    headers = {} if content_type is None else {"content_type": content_type}
+    asked = [call(PREDICT, orjson.dumps({"instances": rows}), **headers)]
+    monkeypatch.setattr(json_rows, "_json_rows", None)
+    asked.append(call(PREDICT, orjson.dumps({"instances": rows}), **headers))
+    (status, _, answer), (plain_status, _, plain) = asked
+    assert status == plain_status == (422 if change and "carrier" not in change else 200)
+    assert answer.get("predictions") == plain.get("predictions")
+    assert answer.get("error") == plain.get("error")
+    assert call.payload.status()["buffered_rows"] == (200 if status == 200 else 0)
 
 
 def test_an_answer_is_logged_and_counted(call: Caller) -> None:
