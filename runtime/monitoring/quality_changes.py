@@ -9,6 +9,7 @@ import pyarrow.dataset as ds
 from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError
 
+from runtime.data.delta import BATCH_ROWS
 from runtime.data.parquet import check_plain_file
 
 
@@ -22,17 +23,17 @@ class Changes:
     """Those that are new since then; None where none are."""
     columns: tuple[str, ...] = ()
 
-    def tables(self, num_rows: int) -> Iterator[pa.Table]:
-        """The new rows in the order of their files, about `num_rows` at a time."""
+    def tables(self) -> Iterator[pa.Table]:
+        """The new rows in the order of their files, some ten thousand at a time however small the files are."""
         if self.rows is None:
             return
         gathered: list[pa.RecordBatch] = []
         batches = self.rows.to_batches(
-            columns=list(self.columns), batch_size=num_rows, batch_readahead=1, fragment_readahead=1
+            columns=list(self.columns), batch_size=BATCH_ROWS, batch_readahead=1, fragment_readahead=1
         )
         for batch in batches:
             gathered.append(batch)
-            if sum(one.num_rows for one in gathered) >= num_rows:
+            if sum(one.num_rows for one in gathered) >= BATCH_ROWS:
                 yield pa.Table.from_batches(gathered)
                 gathered = []
         if gathered:

@@ -3,6 +3,7 @@
 A row is known by its prediction id and its number in the request. It does not know files or versions.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -90,6 +91,13 @@ def add_predictions(rows: pa.Table | None, logged: pa.Table) -> tuple[pa.Table, 
         fresh = pa.concat_tables([rows, fresh.filter(pa.array(is_new))], promote_options="permissive")
     num_before = 0 if rows is None else rows.num_rows
     return fresh, logged.num_rows - (fresh.num_rows - num_before)
+
+
+def as_labels(tables: Iterable[pa.Table]) -> pa.Table:
+    """Rows of LABEL_SCHEMA."""
+    return pa.concat_tables(
+        [LABEL_SCHEMA.empty_table(), *(table.select(LABEL_SCHEMA.names).cast(LABEL_SCHEMA) for table in tables)]
+    )
 
 
 def made_ms(prediction_ids: pa.ChunkedArray, otherwise: pa.ChunkedArray) -> Ints:

@@ -11,11 +11,10 @@ import json
 import math
 import os
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +29,11 @@ from runtime.data.metrics import log_losses
 from runtime.data.parquet import write_parquet
 from runtime.monitoring.concept import LossReference, LossWatch
 from runtime.monitoring.quality_changes import Changes, read_changes
-from runtime.monitoring.quality_join import LABEL_COLUMNS, LABEL_SCHEMA, add_predictions, join_labels, made_ms
+from runtime.monitoring.quality_join import LABEL_COLUMNS, LABEL_SCHEMA, as_labels
+from runtime.monitoring.quality_parts import PartsUpdate
 
 FORMAT = 2
 STATE_FILE = "state.json"
-PART_ROWS = 50_000
-"""A part of twice as many is split into parts of this."""
 SLACK_MS = 60_000
 """A prediction's id is made within so much of the time that its row tells."""
 BASE_COLUMNS = ("prediction_id", "row", "at", "slot", "model_name", "model_version", "score")
@@ -173,13 +171,13 @@ class QualityLedger:
             payload, feedback = self._changes(state)
         if payload.version == state.payload_version and feedback.version == state.feedback_version:
             return state
-        labels = _concatenate(feedback.tables(PART_ROWS), LABEL_SCHEMA)
-        waiting = LABEL_SCHEMA.empty_table()
-        if state.waiting is not None:
-            waiting = pq.read_table(self._directory / state.waiting, partitioning=None)
+        labels = as_labels(feedback.tables())
+        waiting = as_labels(
+            [] if state.waiting is None else [pq.read_table(self._directory / state.waiting, partitioning=None)]
+        )
         generation = state.generation + 1
-        work = _Work(state=state, directory=self._directory, generation=generation, config=self._config)
-        for logged in payload.tables(PART_ROWS):
+        work = PartsUpdate(self._directory, state.parts, generation=generation, config=self._config)
+        for logged in payload.tables():
             work.add(logged)
         left = work.join(labels, waiting)
         counts = state.counts
@@ -205,7 +203,7 @@ class QualityLedger:
             payload_version=payload.version,
             feedback_version=feedback.version,
             generation=generation,
-            parts={str(start): name for start, name in sorted(work.parts.items())},
+            parts=work.parts,
             waiting=name,
             counts=counts,
             watches=self._watch(state.watches, work.fresh),
@@ -280,105 +278,6 @@ class QualityLedger:
             yield
         finally:
             os.close(handle)
-
-
-class _Work:
-    """One update's parts: read, joined, written under new names. One part at a time is in memory."""
-
-    def __init__(self, *, state: State, directory: Path, generation: int, config: QualityConfig) -> None:
-        self._directory, self._generation, self._config = directory, generation, config
-        self.parts = {int(start): name for start, name in state.parts.items()}
-        self.fresh: list[pa.Table] = []
-        self.num_predictions = self.num_repeated_predictions = 0
-        self.num_fresh = self.num_repeated = self.num_conflicting = self.num_late = 0
-        self._grown: set[int] = set()
-        """Parts that got predictions."""
-        self._held: tuple[int, pa.Table] | None = None
-        """A part that is to be written."""
-
-    def add(self, logged: pa.Table) -> None:
-        """Take in predictions."""
-        for start, chosen in self._by_part(logged, "at"):
-            rows, num_repeated = add_predictions(self._rows(start), chosen)
-            self.num_predictions += chosen.num_rows - num_repeated
-            self.num_repeated_predictions += num_repeated
-            self._grown.add(start)
-            self._hold(start, rows)
-
-    def join(self, labels: pa.Table, waiting: pa.Table) -> pa.Table:
-        """Labels to their predictions. Returns those whose prediction is not there."""
-        self._write_held()
-        left: list[pa.Table] = []
-        parts = self._by_part(waiting.select(list(LABEL_COLUMNS)).cast(LABEL_SCHEMA), "received_at")
-        tried: list[pa.Table] = []
-        for start, chosen in parts:
-            # They were looked up before; only a part that got predictions since can have their rows.
-            (tried if start in self._grown else left).append(chosen)
-        labels = pa.concat_tables([labels.select(list(LABEL_COLUMNS)).cast(LABEL_SCHEMA), *tried])
-        for start, chosen in self._by_part(labels, "received_at"):
-            left.append(self._join_part(start, chosen))
-        self._write_held()
-        return pa.concat_tables([LABEL_SCHEMA.empty_table(), *left])
-
-    def _join_part(self, start: int, labels: pa.Table) -> pa.Table:
-        rows = self._rows(start)
-        if rows is None:
-            return labels
-        joined = join_labels(rows, labels, self._config.conflicts, self._config.late_after_s)
-        self.fresh.append(joined.fresh)
-        self.num_fresh += joined.fresh.num_rows
-        self.num_repeated += joined.num_repeated
-        self.num_conflicting += joined.num_conflicting
-        self.num_late += joined.num_late
-        self._hold(start, joined.rows)
-        return joined.unknown
-
-    def _by_part(self, table: pa.Table, otherwise: str) -> list[tuple[int, pa.Table]]:
-        """The table's rows by the part that their prediction belongs to."""
-        made = made_ms(table["prediction_id"], table[otherwise])
-        starts = np.array(sorted(self.parts) or [0], dtype=np.int64)
-        places = np.maximum(np.searchsorted(starts, made, side="right") - 1, 0)
-        return [(int(starts[at]), table.filter(pa.array(places == at))) for at in np.unique(places).tolist()]
-
-    def _rows(self, start: int) -> pa.Table | None:
-        if self._held is not None and self._held[0] == start:
-            return self._held[1]
-        self._write_held()
-        name = self.parts.get(start)
-        return None if name is None else pq.read_table(self._directory / name, partitioning=None)
-
-    def _hold(self, start: int, rows: pa.Table) -> None:
-        self._held = (start, rows)
-        if rows.num_rows > 2 * PART_ROWS:
-            self._write_held()
-
-    def _write_held(self) -> None:
-        if self._held is None:
-            return
-        (first, held), self._held = self._held, None
-        for start, rows in _split(first, held):
-            self.parts[start] = f"{start}.{self._generation}.parquet"
-            write_parquet(self._directory / self.parts[start], rows)
-            if first in self._grown:
-                self._grown.add(start)
-
-
-def _split(start: int, rows: pa.Table) -> list[tuple[int, pa.Table]]:
-    """A part in pieces of PART_ROWS to twice that, each with its beginning; rows of one millisecond stay together."""
-    if rows.num_rows <= 2 * PART_ROWS:
-        return [(start, rows)]
-    made = made_ms(rows["prediction_id"], rows["at"])
-    order = np.argsort(made, kind="stable")
-    rows, made = rows.take(pa.array(order)), made[order]
-    begins = np.unique(made[PART_ROWS : made.size - PART_ROWS + 1 : PART_ROWS])
-    begins = begins[begins > max(made[0], start)]
-    cuts = [0, *np.searchsorted(made, begins).tolist(), made.size]
-    pieces = [rows.slice(at, end - at) for at, end in pairwise(cuts)]
-    return list(zip([start, *begins.tolist()], pieces, strict=True))
-
-
-def _concatenate(tables: Iterable[pa.Table], schema: pa.Schema) -> pa.Table:
-    return pa.concat_tables([schema.empty_table(), *(table.select(schema.names).cast(schema) for table in tables)])
 
 
 def _read_columns(path: Path, columns: Sequence[str] | None) -> pa.Table:

@@ -31,6 +31,6 @@ def examine_reader(*, is_compiled: bool = IS_COMPILED) -> Finding:
     return Finding(
         name="json reader",
         status="warning",
-        detail="was not built, as there was no C compiler: many rows as JSON take three times the CPU to read",
+        detail="is missing, as teal was installed without a C compiler: many rows as JSON take three times the CPU",
         remedy="install one and Python's headers (Debian: gcc, python3-dev), then teal again",
     )

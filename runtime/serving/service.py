@@ -42,7 +42,7 @@ __all__ = ["Limits", "SlotIdentity", "SlotService"]
 logger = logging.getLogger(__name__)
 
 MANY_BYTES = 2048
-"""No document of many rows is shorter."""
+"""A shorter document is not looked at for many rows."""
 PLAIN_JSON = (None, b"application/json")
 
 

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from runtime.config.alerting import QualityConfig
 from runtime.core.ids import format_uuid7
-from runtime.monitoring import quality_ledger
+from runtime.data.parquet import write_parquet
+from runtime.monitoring import quality_changes, quality_parts
 from runtime.monitoring.quality_join import MOMENT, add_predictions, join_labels, made_ms
 from runtime.monitoring.quality_ledger import QualityLedger, State
 
@@ -144,8 +145,6 @@ def test_an_unknown_label_waits_until_its_horizon_and_is_then_given_up(tables: T
 def test_an_update_without_news_writes_nothing_and_reads_no_file_again(
     tables: Tables, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from runtime.monitoring import quality_changes
-
     read: list[str] = []
     monkeypatch.setattr(quality_changes, "check_plain_file", lambda path: read.append(path.name))
     for number in range(3):
@@ -159,6 +158,22 @@ def test_an_update_without_news_writes_nothing_and_reads_no_file_again(
     after = ledger.update(NOW)
     assert len(read) == 4
     assert after.counts.predictions == 4
+
+
+def test_a_part_that_gets_predictions_and_labels_is_written_once(
+    tables: Tables, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[str] = []
+
+    def write(path: Path, rows: pa.Table) -> str:
+        written.append(path.name)
+        return write_parquet(path, rows)
+
+    monkeypatch.setattr(quality_parts, "write_parquet", write)
+    tables.log(make_rows([(make_id(number), 0) for number in range(5)]))
+    tables.label((make_id(3), 0, 1, HOUR))
+    state = tables.ledger().update(NOW)
+    assert (written, state.counts.labelled) == (list(state.parts.values()), 1)
 
 
 def test_a_kill_between_the_files_and_the_state_counts_nothing_twice(
@@ -205,7 +220,7 @@ def test_other_settings_and_a_table_that_was_made_anew_make_it_start_over(tables
 
 
 def test_only_the_parts_of_a_window_are_read(tables: Tables, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(quality_ledger, "PART_ROWS", 1)
+    monkeypatch.setattr(quality_parts, "PART_ROWS", 1)
     for day in (0, 1, 5):
         tables.log(make_rows([(make_id(0, day=day), 0)], day=day))
     ledger = tables.ledger()
@@ -222,7 +237,7 @@ def test_only_the_parts_of_a_window_are_read(tables: Tables, monkeypatch: pytest
 def test_a_scan_reads_each_row_once_whatever_is_updated_meanwhile(
     tables: Tables, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
-    monkeypatch.setattr(quality_ledger, "PART_ROWS", 3)
+    monkeypatch.setattr(quality_parts, "PART_ROWS", 3)
     numbers = range(0, 80, 4)
     tables.log(make_rows([(make_id(number), 0) for number in numbers]).set_column(2, "at", moments(numbers)))
     ledger = tables.ledger()
@@ -236,7 +251,7 @@ def test_a_scan_reads_each_row_once_whatever_is_updated_meanwhile(
             more = make_rows([(make_id(one), 0) for one in between]).set_column(2, "at", moments(between))
             tables.log(more)
         elif number == 2:
-            monkeypatch.setattr(quality_ledger, "PART_ROWS", 5)
+            monkeypatch.setattr(quality_parts, "PART_ROWS", 5)
             DeltaTable(tables.payload).delete(f"prediction_id = '{make_id(0)}'")
         ledger.update(NOW)
     assert len(read) == len(set(read))
@@ -282,7 +297,8 @@ def test_rows_in_many_parts_are_what_they_are_in_one(
         if given_labels:
             tables.label(*given_labels)
         with monkeypatch.context() as patch:
-            patch.setattr(quality_ledger, "PART_ROWS", part_rows)
+            patch.setattr(quality_parts, "PART_ROWS", part_rows)
+            patch.setattr(quality_changes, "BATCH_ROWS", part_rows)
             state = tables.ledger().update(NOW)
             split = tables.ledger().read()[1]
         whole_state = one_part.update(NOW)
